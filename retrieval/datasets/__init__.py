@@ -1,0 +1,1 @@
+"""Readers that yield photos with labels, and the garment generator."""
