@@ -1,0 +1,1 @@
+"""Protocols and metrics. A number without its protocol is not a number."""
