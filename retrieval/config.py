@@ -1,0 +1,161 @@
+"""One YAML a runnable thing. Unknown keys and unusable values raise, all of them at once.
+
+Configs sit beside the package (``retrieval/configs`` once installed, ``configs`` in a checkout) and are named without
+their folder or ending: ``load("generated")``. A path works too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from index.errors import ConfigError
+
+LOOK = "look"  # the one block that every network has
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AttributeConfig(_Strict):
+    """One disentangled attribute. ``color`` marks it as carried by color: views with broken color do not train it."""
+
+    dim: Annotated[int, Field(ge=2, le=4096)] = 64
+    color: bool = False
+    min_count: Annotated[int, Field(ge=1)] = 1  # rarer values are left out of the vocabulary
+
+
+class ModelConfig(_Strict):
+    """Sizes of the network (design section 4)."""
+
+    backbone: Literal["regnet_tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large"] = (
+        "resnet50"
+    )
+    pretrained: bool = False
+    last_stride: Literal[1, 2] = 2  # ResNets and RegNets: 1 keeps the last map twice as fine
+    input_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    branches: Annotated[int, Field(ge=1, le=16)] = 4
+    branch_dim: Annotated[int, Field(ge=2, le=4096)] = 256
+    reduction: Annotated[int, Field(ge=1)] = 16
+    attributes: dict[str, AttributeConfig]
+
+    @model_validator(mode="after")
+    def _names(self) -> ModelConfig:
+        if not self.attributes:
+            raise ValueError("at least one attribute is needed")
+        if LOOK in self.attributes:
+            raise ValueError(f"an attribute cannot be called {LOOK!r}: that is the style block's name")
+        return self
+
+
+class TrainingConfig(_Strict):
+    """The plain core: attribute cross entropy, per-attribute and global triplets, style contrast."""
+
+    steps: Annotated[int, Field(ge=1)] = 2000
+    pairs: Annotated[int, Field(ge=2)] = 64  # photos a batch are twice this: two views of each style
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    grouped_share: Annotated[float, Field(ge=0, le=1)] = 0.4  # pairs drawn from styles with several photos
+    alike_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # pairs drawn from few values of the first attribute
+    margin: Annotated[float, Field(gt=0)] = 0.2
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    classify: Annotated[float, Field(ge=0)] = 1.0  # loss weights
+    triplet: Annotated[float, Field(ge=0)] = 1.0
+    style: Annotated[float, Field(ge=0)] = 1.0
+    seed: int = 0
+    cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
+
+
+class DataConfig(_Strict):
+    """What is trained on. ``photos`` may be relative to the working folder; ``style`` names the style id column."""
+
+    photos: str | None = None
+    labels: str | None = None
+    style: str | None = None
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of styles kept for validation, by hash of the style id
+
+
+class SearchConfig(_Strict):
+    """Defaults of a query; they travel with the model into the gallery and change no embedding."""
+
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    edited: Annotated[float, Field(gt=0)] = 1.0  # factor on the weight of an edited block
+    attribute_aliases: dict[str, str] = {}
+    value_aliases: dict[str, dict[str, str]] = {}  # attribute -> {what people type: value}
+
+
+class Config(_Strict):
+    """Everything one run needs."""
+
+    name: str
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+    data: DataConfig = DataConfig()
+    search: SearchConfig = SearchConfig()
+
+    @model_validator(mode="after")
+    def _search_names(self) -> Config:
+        known = set(self.model.attributes)
+        wrong = sorted(set(self.search.weights) - known - {LOOK})
+        wrong += sorted(set(self.search.attribute_aliases.values()) - known)
+        wrong += sorted(set(self.search.value_aliases) - known)
+        if wrong:
+            raise ValueError(f"search names attributes that the model has not: {', '.join(wrong)}")
+        return self
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of ``value`` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folders() -> list[Path]:
+    """Where named configs are looked for: the installed folder, then the checkout's."""
+    here = Path(__file__).resolve().parent
+    return [here / "configs", here.parent / "configs"]
+
+
+def find(name: str | Path) -> Path:
+    """The config file of that name or path; ConfigError lists the known names."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        candidates = [path, *(folder / path.name for folder in folders() if len(path.parts) <= 2)]
+    else:
+        candidates = [folder / f"{path}.yaml" for folder in folders()]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted({p.stem for folder in folders() for p in folder.glob("*.yaml")})
+    raise ConfigError(f"no config {str(name)!r}: give a .yaml file, or one of {', '.join(known)}")
+
+
+def parse(value: Any, where: str) -> Config:
+    """A Config from parsed YAML or JSON; every fault is in the one ConfigError."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: a config is a mapping of keys, not {type(value).__name__}")
+    try:
+        return Config.model_validate(value)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            key = ".".join(str(part) for part in fault["loc"]) or "config"
+            said = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+            faults.append(f"{key}: {said}")
+        raise ConfigError(f"{where}: {'; '.join(faults)}") from None
+
+
+def load(name: str | Path) -> Config:
+    """Read and check one config by name or path."""
+    path = find(name)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    return parse(value, str(path))

@@ -1,0 +1,1 @@
+"""Garment networks: backbone, attention branches, attribute blocks, memory matrix, checkpoints."""

@@ -1,0 +1,71 @@
+"""torchvision backbones, cut before their classifier: photos in, last feature map out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.regnet import BlockParams, RegNet
+from torchvision.models.resnet import ResNet
+
+from index.errors import ModelError
+
+
+class Backbone(NamedTuple):
+    """``stem`` then ``body``; the bottom attention sits between them. Channels after each."""
+
+    stem: nn.Module
+    body: nn.Module
+    stem_channels: int
+    channels: int
+
+
+def build(name: str, *, pretrained: bool = False, last_stride: int = 2) -> Backbone:
+    """A torchvision network without its head.
+
+    ``regnet_tiny`` is torchvision's RegNetX (Radosavovic et al. 2020) with 1, 1, 3, 1 blocks of 32 to 512 channels,
+    made for training on a CPU; it has no pretrained weights. ``last_stride=1`` keeps the last stage of a ResNet or
+    RegNet at stride 16 ("last stride" of the re-identification literature, Luo et al. 2019), so that small photos keep
+    a map worth attending to.
+
+    Raises ModelError when pretrained weights are asked for and cannot be had.
+    """
+    network: Any = _network(name, pretrained)
+    if isinstance(network, ResNet):
+        if last_stride == 1:
+            _unstride(network.layer4)
+        stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+        body = nn.Sequential(network.layer1, network.layer2, network.layer3, network.layer4)
+        return Backbone(stem, body, network.conv1.out_channels, network.fc.in_features)
+    if isinstance(network, RegNet):
+        if last_stride == 1:
+            _unstride(network.trunk_output[-1])
+        return Backbone(network.stem, network.trunk_output, network.stem[0].out_channels, network.fc.in_features)
+    if last_stride == 1:
+        raise ModelError(f"last_stride: 1 is for ResNets and RegNets; {name} keeps 2")
+    layers = list(network.features.children())
+    return Backbone(layers[0], nn.Sequential(*layers[1:]), layers[0].out_channels, layers[-1].out_channels)
+
+
+def _network(name: str, pretrained: bool) -> nn.Module:
+    if name == "regnet_tiny":
+        if pretrained:
+            raise ModelError("regnet_tiny has no pretrained weights: set pretrained: false, or take resnet18")
+        return RegNet(BlockParams([1, 1, 3, 1], [32, 96, 256, 512], [32] * 4, [1.0] * 4, [2] * 4))
+    weights = "DEFAULT" if pretrained else None
+    try:
+        return torchvision.models.get_model(name, weights=weights)
+    except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors; a broken download is a RuntimeError
+        cache = f"{torch.hub.get_dir()}/checkpoints"
+        raise ModelError(
+            f"pretrained weights of {name} cannot be fetched ({error}): connect to the network, put the file that "
+            f"torchvision names into {cache}, or set pretrained: false to start from random weights"
+        ) from None
+
+
+def _unstride(stage: nn.Module) -> None:
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)

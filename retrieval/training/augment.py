@@ -1,0 +1,59 @@
+"""Random changes of training photos, on whole batches. Evaluation and queries never come here."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def move(photos: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror, shift (8%), scale (0.85 to 1.15), rotate (10 degrees); photos (n, 3, s, s) float, edges repeat zeros."""
+    n = len(photos)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(n, generator=generator) * (high - low) + low
+
+    angle = uniform(-1, 1) * math.radians(10)
+    scale, mirror = uniform(0.85, 1.15), (uniform(0, 1) < 0.5).float() * 2 - 1
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    theta = torch.stack(
+        (
+            torch.stack((cos * mirror, -sin, uniform(-0.16, 0.16)), dim=1),
+            torch.stack((sin * mirror, cos, uniform(-0.16, 0.16)), dim=1),
+        ),
+        dim=1,
+    )  # (n, 2, 3)
+    grid = F.affine_grid(theta, list(photos.shape), align_corners=False)
+    return F.grid_sample(photos, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def light(photos: Tensor, generator: torch.Generator) -> Tensor:
+    """Small brightness (10%) and contrast (10%) changes that keep colors their names."""
+    n = len(photos)
+    gain = 1 + 0.1 * (torch.rand(n, 1, 1, 1, generator=generator) * 2 - 1)
+    shift = 0.05 * 255 * (torch.rand(n, 1, 1, 1, generator=generator) * 2 - 1)
+    return (photos * gain + shift).clamp(0, 255)
+
+
+def recolor(photos: Tensor, generator: torch.Generator) -> Tensor:
+    """Break the color, keep the garment: random hue turn, saturation 0 to 1.5, and tone curve (gamma 0.4 to 2.5).
+
+    Black, white and gray backgrounds keep their hue, so the background does not give the change away.
+    """
+    n = len(photos)
+    turn = torch.rand(n, generator=generator) * 2 * math.pi
+    saturation = torch.rand(n, generator=generator) * 1.5
+    rotate = torch.zeros(n, 3, 3)
+    rotate[:, 0, 0] = 1
+    rotate[:, 1, 1] = rotate[:, 2, 2] = torch.cos(turn) * saturation
+    rotate[:, 1, 2], rotate[:, 2, 1] = -torch.sin(turn) * saturation, torch.sin(turn) * saturation
+    mix = torch.linalg.inv(_YIQ) @ rotate @ _YIQ  # (n, 3, 3)
+    gamma = torch.exp((torch.rand(n, 1, 1, 1, generator=generator) * 2 - 1) * math.log(2.5))
+    shape = photos.shape
+    mixed = (mix @ photos.reshape(n, 3, -1)).reshape(shape).clamp(0, 255)
+    return 255 * (mixed / 255) ** gamma

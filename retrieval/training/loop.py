@@ -1,0 +1,189 @@
+"""The training loop: batches of style pairs, attribute and style losses, memory from means, a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from index.errors import MismatchError
+from retrieval.config import LOOK, Config, fingerprint
+from retrieval.models import checkpoint, memory
+from retrieval.models.network import GarmentNet
+from retrieval.training import augment, losses
+from retrieval.training.data import TrainingSet
+from retrieval.training.sampling import PairSampler
+
+SAVE_EVERY = 200  # steps between resumable states
+
+
+def device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train(data: TrainingSet, config: Config, out: Path, half: bool = False, progress: bool = False) -> dict[str, Any]:
+    """Train on the training part, write ``out`` (safetensors), return what was measured on the validation part.
+
+    Killed and run again with the same config and data, it goes on from the last saved state. Every step draws its
+    batch and its augmentation from (seed, step) alone, so a resumed run sees what an unbroken one would have seen.
+    """
+    settings = config.training
+    torch.manual_seed(settings.seed)
+    where = device()
+    net = GarmentNet(config.model, data.vocabulary).to(where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    plain = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    rows = np.flatnonzero(~data.validation)
+    sampler = PairSampler(
+        data.styles[rows], data.codes[rows, 0], settings.pairs, settings.grouped_share, settings.alike_share
+    )
+    codes = torch.from_numpy(data.codes[rows])
+    weights = [losses.class_weights(codes[:, i], len(v)).to(where) for i, v in enumerate(data.vocabulary.values())]
+    mark = fingerprint([config.model_dump(exclude={"search"}), data.vocabulary, len(data.ids), data.ids[:1000]])
+    state = out.with_name(f"{out.stem}.state.safetensors")
+    start = _resume(state, mark, net, optimizer)
+    steps = range(start, settings.steps)
+    bar = tqdm(steps, "train", settings.steps, initial=start, unit="step", disable=None if progress else True)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step / settings.steps)
+        rng = np.random.default_rng([settings.seed, step])
+        first, second = sampler.draw(rng)
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        batch, broken = _batch(data, rows[first], rows[second], generator)
+        picked = codes[np.concatenate((first, second))].to(where)
+        styles = torch.from_numpy(data.styles[rows[first]]).to(where)
+        loss, parts = _loss(net, batch.to(where), broken.to(where), picked, styles, weights, config)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        bar.set_postfix({name: f"{value:.2f}" for name, value in parts.items()}, refresh=False)
+        if (step + 1) % SAVE_EVERY == 0:
+            _save(state, mark, net, optimizer, step + 1)
+    net.eval()
+    features, _ = embed(net, data, rows, progress)
+    matrix = memory.from_means(features, data.codes[rows], data.vocabulary)
+    facts = _facts(net, data, progress) | {"photos": len(rows), "data": mark}
+    facts["fingerprint"] = checkpoint.write(out, net, matrix, config, facts, torch.float16 if half else torch.float32)
+    state.unlink(missing_ok=True)
+    return facts
+
+
+def _schedule(progress: float) -> float:
+    """5% linear warm-up, then cosine to zero."""
+    return progress / 0.05 if progress < 0.05 else 0.5 * (1 + float(np.cos(np.pi * (progress - 0.05) / 0.95)))
+
+
+def _batch(
+    data: TrainingSet, first: np.ndarray, second: np.ndarray, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augmented photos (2n, 3, s, s) float32, and which of them have a broken color (2n,) bool.
+
+    Where a style has but one photo, the second view is that photo recolored: the style must survive the color.
+    """
+    pixels = torch.from_numpy(data.pixels[np.concatenate((first, second))])
+    views = augment.light(pixels.permute(0, 3, 1, 2).float(), generator)
+    broken = torch.from_numpy(np.concatenate((np.zeros(len(first), bool), first == second)))
+    if broken.any():
+        views[broken] = augment.recolor(views[broken], generator)
+    return augment.move(views, generator), broken
+
+
+def _loss(
+    net: GarmentNet, batch: Tensor, broken: Tensor, codes: Tensor, styles: Tensor, weights: list[Tensor], config: Config
+) -> tuple[Tensor, dict[str, float]]:
+    settings = config.training
+    output = net(batch)
+    classify, triplets, tuples = [], [], []
+    for i, (name, attribute) in enumerate(config.model.attributes.items()):
+        code = codes[:, i].masked_fill(broken, -1) if attribute.color else codes[:, i]
+        classify.append(losses.cross_entropy(output.logits[name], code, weights[i]))
+        triplets.append(losses.batch_all_triplet(output.blocks[name], code, settings.margin))
+        tuples.append(code)
+    table = torch.stack(tuples, dim=1)  # (2n, A); the global triplet compares whole label tuples
+    whole = torch.unique(table, dim=0, return_inverse=True)[1].masked_fill((table < 0).any(dim=1), -1)
+    unit = [torch.nn.functional.normalize(output.blocks[name], dim=1) for name in config.model.attributes]
+    overall = losses.batch_all_triplet(torch.cat(unit, dim=1), whole, settings.margin)
+    first, second = output.blocks[LOOK].chunk(2)
+    style = losses.style_contrast(first, second, styles, settings.temperature)
+    ce, triplet = torch.stack(classify).mean(), torch.stack(triplets).mean() + overall
+    total = settings.classify * ce + settings.triplet * triplet + settings.style * style
+    return total, {"ce": ce.item(), "triplet": triplet.item(), "style": style.item()}
+
+
+@torch.inference_mode()
+def embed(
+    net: GarmentNet, data: TrainingSet, rows: np.ndarray, progress: bool = False, batch: int = 256
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Raw features and logits of the given rows, by block and by attribute, float32, without any randomness."""
+    where = next(net.parameters()).device
+    blocks: dict[str, list[np.ndarray]] = {}
+    logits: dict[str, list[np.ndarray]] = {}
+    spans = range(0, len(rows), batch)
+    for start in tqdm(spans, "features", unit="batch", disable=None if progress else True):
+        pixels = torch.from_numpy(data.pixels[rows[start : start + batch]]).permute(0, 3, 1, 2).to(where)
+        output = net(pixels)
+        for name, value in output.blocks.items():
+            blocks.setdefault(name, []).append(value.float().cpu().numpy())
+        for name, value in output.logits.items():
+            logits.setdefault(name, []).append(value.float().cpu().numpy())
+    return {k: np.concatenate(v) for k, v in blocks.items()}, {k: np.concatenate(v) for k, v in logits.items()}
+
+
+def _facts(net: GarmentNet, data: TrainingSet, progress: bool) -> dict[str, Any]:
+    rows = np.flatnonzero(data.validation)
+    if not len(rows):
+        return {"validation": {}}
+    _, logits = embed(net, data, rows, progress)
+    accuracy = {}
+    for i, name in enumerate(data.vocabulary):
+        code = data.codes[rows, i]
+        if (code >= 0).any():
+            accuracy[name] = round(float((logits[name].argmax(1) == code)[code >= 0].mean()), 4)
+    return {"validation": {"photos": len(rows), "accuracy": accuracy}}
+
+
+def _save(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer, step: int) -> None:
+    tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"opt.{number}.{k}": v.contiguous() for k, v in moments.items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, str(temporary), {"step": str(step), "fingerprint": mark})
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer) -> int:
+    """The step to go on from; 0 without a saved state. Another run's state is a MismatchError."""
+    if not path.is_file():
+        return 0
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError:
+        raise MismatchError(f"{path}: not a readable training state: delete it to start again") from None
+    if metadata["fingerprint"] != mark:
+        raise MismatchError(
+            f"{path}: saved by a run with fingerprint {metadata['fingerprint']}, this one is {mark}: "
+            "delete it to start again, or run with the config and data that made it"
+        )
+    net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("opt."):
+            _, number, name = key.split(".", 2)
+            state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(metadata["step"])
