@@ -1,0 +1,82 @@
+"""Writing files so that a crash leaves the old or the new one: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from index.errors import GalleryError
+
+TEMPORARY = ".tmp-"  # every unfinished file or folder starts so, and is a leftover when its writer is gone
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def file_facts(path: Path | str) -> dict[str, Any]:
+    """{"bytes", "sha256"} of a file: how a manifest names it."""
+    return {"bytes": Path(path).stat().st_size, "sha256": sha256_file(path)}
+
+
+def fsync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's names, to the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # only POSIX lets a folder be opened
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside ``path``: write a file there or make a folder; at the end it takes the place of ``path``.
+
+    A body that raises leaves ``path`` as it was and nothing beside it. A file replaces an older one; a folder needs a
+    name that is free. A full disk or a read-only folder is a GalleryError.
+    """
+    path = Path(path)
+    temporary = path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
+        yield temporary
+        for part in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
+            fsync(part)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        reason = os.strerror(error.errno or 0)
+        raise GalleryError(f"{path}: cannot be written ({reason}); mend that and run again") from error
+    finally:
+        remove(temporary)
+
+
+def atomic_write(path: Path | str, content: bytes) -> None:
+    """Write a whole small file, all or nothing."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all it holds, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

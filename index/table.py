@@ -1,0 +1,256 @@
+"""The Parquet table, system of record: one row a photo, its embedding made of named unit-length blocks.
+
+The embedding is float16 and the concatenation of the layout's blocks. Ranking is by weighted squared Euclidean distance
+of blocks; as every block has length 1,
+
+    sum_b w_b |q_b - x_b|^2 = 2 sum_b w_b - 2 sum_b w_b <q_b, x_b>,
+
+so a query scaled block by block with ``Layout.scale`` turns any inner product index into one for any weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index.errors import DamagedError, InputError, UnknownNameError
+from index.files import atomic_path, sha256_file
+
+FIXED_COLUMNS = ("id", "path", "width", "height", "content_hash", "norms", "embedding")
+VECTOR_COLUMNS = ("norms", "embedding")
+PREDICTED = "predicted_"
+ROWS_PER_GROUP = 4096
+
+
+@dataclass(frozen=True)
+class Block:
+    """Dimensions start..stop of the embedding, one unit-length vector."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The blocks of an embedding, in order and without gaps; ValueError otherwise."""
+
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        ends = [0, *(block.stop for block in self.blocks)]
+        follow = [block.start == end < block.stop for block, end in zip(self.blocks, ends, strict=False)]
+        if not self.blocks or not all(follow):
+            raise ValueError(f"blocks must follow each other from 0 without gaps: {self.blocks}")
+        if len(set(self.names)) < len(self.blocks):
+            raise ValueError(f"two blocks of one name: {self.names}")
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, int]) -> Layout:
+        """The layout of blocks with these names and dimensions, in this order."""
+        stops = np.cumsum(list(sizes.values())).tolist()
+        return cls(tuple(Block(n, stop - size, stop) for (n, size), stop in zip(sizes.items(), stops, strict=True)))
+
+    @property
+    def dim(self) -> int:
+        return self.blocks[-1].stop
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(block.name for block in self.blocks)
+
+    def slice(self, name: str) -> slice:
+        """Where a block lies in the embedding; UnknownNameError offers the nearest names."""
+        for block in self.blocks:
+            if block.name == name:
+                return slice(block.start, block.stop)
+        raise UnknownNameError(f"no block {name!r} in this gallery; {nearest(name, self.names)}")
+
+    def scale(self, weights: Mapping[str, float]) -> npt.NDArray[np.float32]:
+        """The weight of each dimension, float32 (dim,): a block's weight, or 1 for blocks not named.
+
+        UnknownNameError for a block that is not there, InputError for a weight below 0 or not finite.
+        """
+        scale = np.ones(self.dim, np.float32)
+        for name, weight in weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise InputError(f"weight {name}={weight}: a weight is a finite number, 0 or more")
+            scale[self.slice(name)] = weight
+        return scale
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(block) for block in self.blocks]
+
+    @classmethod
+    def from_json(cls, blocks: Sequence[Mapping[str, Any]]) -> Layout:
+        return cls(tuple(Block(**block) for block in blocks))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One Parquet file of the table: its name, rows, bytes and SHA-256."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def nearest(name: str, known: Sequence[str], n: int = 3) -> str:
+    """The end of an error message: 'nearest: ...' (case does not matter), or all that is known when nothing is near."""
+    folded: dict[str, str] = {}
+    for each in known:
+        folded.setdefault(each.casefold(), each)
+    close = [folded[each] for each in get_close_matches(name.casefold(), folded, n=n, cutoff=0.5)]
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known[:20])}"
+
+
+def schema(layout: Layout, labels: Sequence[str], predicted: Sequence[str]) -> pa.Schema:
+    """The table's columns: the caller's label columns under their own names, and ``predicted_<attribute>``.
+
+    ``content_hash`` is hex; ``norms`` holds the raw length of each block before it was made unit. InputError for a
+    label column that takes a fixed name.
+    """
+    text = [*labels, *(PREDICTED + attribute for attribute in predicted)]
+    if taken := sorted({name for name in text if name in FIXED_COLUMNS or text.count(name) > 1}):
+        raise InputError(f"label column {taken[0]!r} has a name that the gallery uses itself; rename it in your labels")
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("path", pa.string()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("content_hash", pa.string()),
+            *(pa.field(name, pa.string()) for name in text),
+            pa.field("norms", pa.list_(pa.float32(), len(layout.blocks))),
+            pa.field("embedding", pa.list_(pa.float16(), layout.dim)),
+        ]
+    )
+
+
+def fixed_size_list(values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """A 2-D array as an Arrow column of fixed-size lists, without a copy: for ``norms`` and ``embedding``."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+
+
+def to_numpy(column: pa.Array) -> npt.NDArray[Any]:
+    """A column of fixed-size lists as a 2-D array, without a copy. ValueError when a row is null."""
+    values = column.flatten()  # not .values, which ignores where a slice starts
+    width = column.type.list_size
+    if column.null_count or values.null_count or len(values) != len(column) * width:
+        raise ValueError("empty values in a vector column")
+    return values.to_numpy(zero_copy_only=True).reshape(len(column), width)
+
+
+def write_part(path: Path | str, table: pa.Table, metadata: Mapping[str, str]) -> Part:
+    """Write one Parquet file all or nothing, ``metadata`` in its footer, checksums on its pages.
+
+    ValueError when an embedding holds a value that is not finite: it would rank anywhere.
+    """
+    path = Path(path)
+    if "embedding" in table.column_names:
+        for chunk in table["embedding"].chunks:
+            if not np.isfinite(to_numpy(chunk)).all():
+                raise ValueError(f"{path}: an embedding holds a value that is not finite")
+    footer = {**(table.schema.metadata or {}), **metadata}
+    plain = (*VECTOR_COLUMNS, "id", "path", "content_hash")  # no value occurs twice
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata(footer),
+            temporary,
+            row_group_size=ROWS_PER_GROUP,
+            compression={name: "none" if name in VECTOR_COLUMNS else "zstd" for name in table.column_names},
+            use_dictionary=[name for name in table.column_names if name not in plain],
+            write_page_checksum=True,
+        )
+        part = Part(path.name, table.num_rows, temporary.stat().st_size, sha256_file(temporary))
+    return part
+
+
+@contextmanager
+def _readable(path: Path | str, *, run: str = "fsearch verify") -> Iterator[None]:
+    """Turns what Arrow raises for a broken file into one line that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path}: missing; run `{run}` on its gallery to see what to rebuild") from error
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DamagedError(f"{path}: damaged ({first}); run `{run}` on its gallery to see what to rebuild") from error
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """What ``write_part`` put into the footer. DamagedError for a file that is missing or no Parquet."""
+    with _readable(path):
+        footer = pq.read_metadata(path).metadata or {}
+        return {key.decode(): value.decode() for key, value in footer.items() if key != b"ARROW:schema"}
+
+
+def column_names(path: Path | str) -> list[str]:
+    """The columns of one part."""
+    with _readable(path):
+        return list(pq.read_schema(path).names)
+
+
+def read_columns(paths: Sequence[Path | str], names: Sequence[str]) -> pa.Table:
+    """These columns of all parts, in order; nothing else is read. DamagedError names the broken file."""
+    tables = []
+    for path in paths:
+        with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if missing := [name for name in names if name not in file.schema_arrow.names]:
+                raise ValueError(f"no column {missing[0]!r}")
+            tables.append(file.read(columns=list(names)).replace_schema_metadata())
+    return pa.concat_tables(tables)
+
+
+def batches(path: Path | str, names: Sequence[str], rows_per_batch: int = ROWS_PER_GROUP) -> Iterator[pa.RecordBatch]:
+    """These columns of one part, a batch at a time. DamagedError names the file if it is broken."""
+    # pre-buffering would read the whole part ahead
+    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+        yield from file.iter_batches(batch_size=rows_per_batch, columns=list(names))
+
+
+def embeddings(paths: Sequence[Path | str], rows_per_batch: int = ROWS_PER_GROUP) -> Iterator[npt.NDArray[np.float16]]:
+    """The embeddings of all parts in order, float16 (n, dim) at a time, in memory bounded by the batch."""
+    for path in paths:
+        for batch in batches(path, ["embedding"], rows_per_batch):
+            with _readable(path):
+                values = to_numpy(batch.column(0))
+            yield values
+
+
+def take(paths: Sequence[Path | str], name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Rows (counted over all parts, any order) of a vector column, (n, width); reads only their row groups."""
+    out: npt.NDArray[Any] | None = None
+    start = found = 0
+    for path in paths:
+        with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                here = np.flatnonzero((rows >= start) & (rows < stop))
+                if len(here) or out is None:
+                    column = file.read_row_group(group, columns=[name]).column(0).combine_chunks()
+                    values = to_numpy(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+                    out = np.empty((len(rows), values.shape[1]), values.dtype) if out is None else out
+                    out[here] = values[rows[here] - start]
+                    found += len(here)
+                start = stop
+    if out is None or found < len(rows):
+        raise IndexError(f"rows outside 0..{start - 1}")
+    return out
+
+
+def rows(path: Path | str) -> int:
+    """The rows of one part, from its footer alone. DamagedError for a file that is missing or no Parquet."""
+    with _readable(path):
+        return int(pq.read_metadata(path).num_rows)
