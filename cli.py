@@ -1,0 +1,286 @@
+"""The command line: parse, one call, print. Errors become one line and exit code 1 (2 for wrong usage)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from index.errors import FsearchError
+
+FOLDER = click.Path(path_type=Path)
+
+
+class Commands(click.Group):
+    """Turns what users can mend into one line; lists commands in the order of their use."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FsearchError as error:
+            click.echo(f"fsearch: {' '.join(str(error).split())}", err=True)
+        except KeyboardInterrupt:
+            click.echo("fsearch: interrupted; the same command goes on where it stopped", err=True)
+            sys.exit(130)
+        sys.exit(1)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="fsearch")
+def main() -> None:
+    """Fashion image search that takes edits: show a photo, say "this, but in gray"."""
+
+
+def _gallery(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--gallery", "-g", type=FOLDER, envvar="FSEARCH_GALLERY", default="gallery", show_default=True,
+        help="The gallery folder; $FSEARCH_GALLERY if set.",
+    )(command)  # fmt: skip
+
+
+@main.command("build-index")
+@click.argument("photos", type=FOLDER, required=False)
+@_gallery
+@click.option("--labels", type=FOLDER, help="CSV or Parquet with an id (file name without its ending) or path column.")
+@click.option("--model", help="A .safetensors checkpoint, or a shipped model's name.  [default: products]")
+@click.option("--recipe", type=click.Choice(["auto", "exact", "ivfpq"]), default="auto", show_default=True)
+@click.option("--replace", is_flag=True, help="Replace a gallery of other photos or another model.")
+@click.option("--reindex", is_flag=True, help="Only build the index anew, from the gallery's table.")
+def build_index(
+    photos: Path | None,
+    gallery: Path,
+    labels: Path | None,
+    model: str | None,
+    recipe: str,
+    replace: bool,
+    reindex: bool,
+) -> None:
+    """Embed a folder (or CSV, or Parquet) of photos and index it; interrupted, it goes on where it stopped.
+
+    \b
+    fsearch build-index photos/ --labels labels.csv --gallery shop.gallery
+    """
+    from retrieval import embed
+    from retrieval.datasets.readers import open_photos
+
+    if (photos is None) != reindex:
+        raise click.UsageError("give PHOTOS, or --reindex to index an existing gallery anew")
+    if photos is None:
+        made = embed.reindex(gallery, recipe, progress=True)
+        click.echo(_summary(made))
+        return
+    built = embed.build_gallery(
+        open_photos(photos, labels), gallery, model, kind=recipe, replace=replace, progress=True
+    )
+    click.echo(_summary(built.gallery) if built.fresh else f"{gallery} is up to date: {_summary(built.gallery)}")
+    if built.rejected:
+        reasons = embed.rejected_reasons(built.gallery)
+        click.echo(f"{built.rejected} not indexed ({reasons}); see {embed.rejected_path(built.gallery)}")
+
+
+def _summary(gallery: Any) -> str:
+    manifest = gallery.manifest
+    recipe = manifest.current.recipe if manifest.current else {"kind": "no index"}
+    return (
+        f"{manifest.rows:,} photos, {manifest.layout.dim} dimensions, {recipe['kind']} index, "
+        f"model {manifest.model['name']} {manifest.model['fingerprint']}"
+    )
+
+
+@main.command()
+@click.argument("photo", type=FOLDER, required=False)
+@_gallery
+@click.option("--set", "set_", multiple=True, metavar="NAME=VALUE", help="Edit an attribute; may be repeated.")
+@click.option("--from", "from_", multiple=True, metavar="NAME=VALUE", help="The value an edit replaces.")
+@click.option("--weight", multiple=True, metavar="NAME=NUMBER", help="Factor on a block's weight, such as color=2.")
+@click.option("--drop", multiple=True, metavar="NAME", help="Any value will do: weight 0.")
+@click.option("--where", multiple=True, metavar="CONDITION", help="Keep only rows such as gender=Women; all must hold.")
+@click.option("--like", metavar="ID", help="Query by a gallery row instead of a photo; it does not answer itself.")
+@click.option("--topk", "-k", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--recall", type=click.FloatRange(0, 1), help="Least recall@topk to search for.  [default: 0.95]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--save", type=FOLDER, metavar="FILE", help="Save the results as pictures: .html or .png.")
+@click.option("--batch", type=FOLDER, metavar="FILE", help="Queries from a CSV or Parquet instead; needs --out.")
+@click.option("--out", type=FOLDER, metavar="FILE", help="Where --batch writes its results: .csv or .parquet.")
+@click.option("--model", type=FOLDER, help="The model that made the gallery, if not the copy inside it.")
+def query(
+    photo: Path | None, gallery: Path, set_: tuple[str, ...], from_: tuple[str, ...], weight: tuple[str, ...],
+    drop: tuple[str, ...], where: tuple[str, ...], like: str | None, topk: int, recall: float | None, as_json: bool,
+    save: Path | None, batch: Path | None, out: Path | None, model: Path | None,
+) -> None:  # fmt: skip
+    """Search by a photo, edited: same style, other color.
+
+    \b
+    fsearch query img.jpg --set color=gray --where gender=Women --save sheet.html
+    fsearch query --batch queries.csv --gallery shop.gallery --topk 30 --out results.parquet
+    """
+    from retrieval import query as q
+    from retrieval.engine import Engine
+
+    if (photo is not None) + (like is not None) + (batch is not None) != 1:
+        raise click.UsageError("give one of PHOTO, --like ID and --batch FILE")
+    if (batch is None) != (out is None):
+        raise click.UsageError("--batch FILE and --out FILE go together")
+    if batch is not None and out is not None:
+        if set_ or from_ or weight or drop or where or as_json or save:
+            raise click.UsageError("--batch takes edits, filters and weights from the file's columns, not from options")
+        from retrieval.serving.batch import run_batch
+
+        done, failed = run_batch(Engine.open(gallery, model), batch, out, topk, recall, progress=True)
+        click.echo(f"{done:,} queries answered, {failed:,} failed (see the error column); results in {out}")
+        return
+    engine = Engine.open(gallery, model)
+    result = engine.query(
+        photo, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"), weight=q.weights_of(weight),
+        drop=drop, where=where, topk=topk, recall=recall,
+    )  # fmt: skip
+    if save is not None:
+        from retrieval.serving.pages import save_result
+
+        save_result(save, engine, result, photo if photo is not None else like or "")
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    else:
+        click.echo(_printed(result))
+    if save is not None:
+        click.echo(f"saved {save}", err=as_json)
+
+
+def _printed(result: Any) -> str:
+    said = [f"{e.attribute}: {e.old or '(none)'} -> {e.new}" for e in result.edits]
+    lines = [f"{'; '.join(said) or 'no edit'}   (recall {result.recall:.2f})"]
+    if not result.hits:
+        return f"{lines[0]}\nno photo passes the filters"
+    width = max(len(hit.id) for hit in result.hits)
+    for hit in result.hits:
+        attributes = "  ".join(f"{name}={value}" for name, value in hit.attributes.items() if value)
+        lines.append(f"{hit.rank:>3}  {hit.id:<{width}}  {hit.score:.3f}  {attributes}")
+    return "\n".join(lines)
+
+
+@main.command()
+@_gallery
+@click.option("--topk", "-k", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--style", metavar="COLUMN", help="Label column with style ids.  [default: style, else variant_group]")
+@click.option("--variant", metavar="COLUMN", help="Column joining one product's colors.  [default: variant_group]")
+@click.option("--holdout", type=click.FloatRange(0, 1), help="Ask only styles held out from training by this share.")
+@click.option("--queries", type=click.IntRange(1), default=3000, show_default=True, help="At most, for each protocol.")
+@click.option("--recall", type=click.FloatRange(0, 1), help="Least recall to search for.  [default: 0.95]")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=FOLDER, metavar="FILE", help="Write the whole report as JSON.")
+@click.option("--save", type=FOLDER, metavar="FILE", help="Save a page (.html) with the best and worst queries.")
+def bench(
+    gallery: Path, topk: int, style: str | None, variant: str | None, holdout: float | None, queries: int,
+    recall: float | None, seed: int, out: Path | None, save: Path | None,
+) -> None:  # fmt: skip
+    """Judge a labelled gallery: edit retrieval (published and strict), variants and same style, beside baselines.
+
+    \b
+    fsearch bench --topk 4 --gallery shop.gallery --out bench.json --save bench.html
+    """
+    from index.files import atomic_write
+    from retrieval.engine import Engine
+    from retrieval.evaluation import bench as judge
+
+    engine = Engine.open(gallery)
+    report, examples = judge.run(
+        engine, topk, style=style, variant=variant, holdout=holdout, queries=queries, recall=recall, seed=seed,
+        progress=True,
+    )  # fmt: skip
+    from retrieval.serving.pages import bench_table, save_bench
+
+    click.echo(bench_table(report, topk))
+    if out is not None:
+        atomic_write(out, json.dumps(report, indent=1, ensure_ascii=False).encode())
+        click.echo(f"wrote {out}")
+    if save is not None:
+        save_bench(save, engine, report, examples, topk)
+        click.echo(f"saved {save}")
+
+
+@main.command()
+@_gallery
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(gallery: Path, as_json: bool) -> None:
+    """Say what a gallery holds: photos, blocks, attributes, model, index and its measured recall.
+
+    \b
+    fsearch info --gallery shop.gallery
+    """
+    from retrieval.engine import Engine
+
+    facts = Engine.open(gallery).info()
+    if as_json:
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:<11} {value if not isinstance(value, dict) else ''}".rstrip())
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            click.echo(f"  {key:<20} {inner}")
+
+
+@main.command()
+@_gallery
+def verify(gallery: Path) -> None:
+    """Read a whole gallery and check every checksum, row count, unique id and fingerprint.
+
+    \b
+    fsearch verify --gallery shop.gallery
+    """
+    from index.gallery import leftovers
+    from index.gallery import verify as check
+
+    faults = check(gallery)
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults:
+        sys.exit(1)
+    for path in leftovers(gallery):
+        click.echo(f"{path}: left by an interrupted build; the next build-index clears it")
+    click.echo(f"{gallery} is sound")
+
+
+@main.command()
+@click.argument("config", type=FOLDER)
+@click.option("--photos", type=FOLDER, help="Photo folder, CSV or Parquet.  [default: the config's data.photos]")
+@click.option("--labels", type=FOLDER, help="As for build-index.  [default: the config's data.labels]")
+@click.option("--out", type=FOLDER, help="The checkpoint to write.  [default: runs/NAME.safetensors]")
+@click.option("--half", is_flag=True, help="Store the weights as float16, half the size.")
+def train(config: Path, photos: Path | None, labels: Path | None, out: Path | None, half: bool) -> None:
+    """Train a network by a config (a name or a .yaml file); interrupted, it goes on where it stopped.
+
+    \b
+    fsearch train generated --photos garments/ --out garments.safetensors
+    """
+    from retrieval.training.run import train_from
+
+    facts = train_from(config, photos, labels, out, half=half, progress=True)
+    click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--photos", type=click.IntRange(1), default=3000, show_default=True, help="How many.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--phone", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of phone photos.")
+def generate(out: Path, photos: int, seed: int, phone: float) -> None:
+    """Draw garments with known attributes as an ordinary photo folder with labels.csv.
+
+    \b
+    fsearch generate garments/ --photos 3000
+    """
+    from retrieval.datasets import garments
+
+    garments.generate(out, photos, seed=seed, phone_share=phone, progress=True)
+    click.echo(f"{photos:,} photos and labels.csv in {out}")
+
+
+if __name__ == "__main__":
+    main()

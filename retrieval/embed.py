@@ -1,0 +1,372 @@
+"""Photos -> Parquet table: decoded ahead of the network, one part at a time, resumable at every part.
+
+A part covers a fixed span of the listing and is written whole, with what was rejected in that span in its footer. A
+killed run therefore goes on at the first missing part, and batches never cross parts, so it ends with the same table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from index import table
+from index.build import build_generation
+from index.errors import DamagedError, GalleryError, InputError, MismatchError, PhotoError
+from index.files import atomic_path, atomic_write, file_facts, remove
+from index.gallery import MEMORY, MODEL, REJECTED, Gallery, Manifest, remove_leftovers
+from index.table import Layout, Part
+from retrieval import photos
+from retrieval.config import fingerprint
+from retrieval.datasets.readers import PhotoSource
+from retrieval.datasets.records import Photo
+from retrieval.models import checkpoint
+from retrieval.models.checkpoint import Model
+from retrieval.models.encode import BATCH, encode
+from retrieval.models.memory import to_bytes
+from retrieval.models.network import block_dims
+
+PLAN = "building.json"  # what an unfinished build is making; gone once it is committed
+ROWS_PER_PART = 8192
+AHEAD = 4  # batches decoded ahead of the network
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A photo that is not in the table, and why. ``id`` or ``path`` is "" where there is none."""
+
+    id: str
+    path: str
+    reason: str
+
+
+def layout_of(model: Model) -> Layout:
+    """The blocks of a model's embedding, look first."""
+    return Layout.of(block_dims(model.config.model))
+
+
+class _Ready(NamedTuple):
+    """A photo that decoded."""
+
+    pixels: npt.NDArray[np.uint8]
+    width: int
+    height: int
+    content_hash: str
+
+
+def _decode(photo: Photo, size: int, limits: photos.Limits) -> _Ready | Rejected:
+    try:
+        content = photos.fetch(photo.source, limits)
+        loaded = photos.load(content, size, limits)
+    except PhotoError as error:
+        return Rejected(photo.id, photo.path, error.reason)
+    return _Ready(loaded.pixels, loaded.width, loaded.height, hashlib.sha256(content).hexdigest())
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable[[T], S], items: Iterable[T], depth: int) -> Iterator[tuple[T, S]]:
+    """``(item, work(item))`` in order, with up to ``depth`` items under way: bounded memory, full overlap."""
+    waiting: deque[tuple[T, Future[S]]] = deque()
+    source = iter(items)
+    for item in islice(source, depth):
+        waiting.append((item, pool.submit(work, item)))
+    while waiting:
+        item, future = waiting.popleft()
+        for following in islice(source, 1):
+            waiting.append((following, pool.submit(work, following)))
+        yield item, future.result()
+
+
+def embed(
+    source: Iterable[Photo],
+    total: int,
+    labels: Sequence[str],
+    model: Model,
+    folder: Path,
+    footer: dict[str, str],
+    *,
+    first_part: int = 0,
+    rows_per_part: int = ROWS_PER_PART,
+    limits: photos.Limits = photos.LIMITS,
+    progress: bool = False,
+) -> tuple[list[Part], list[Rejected]]:
+    """Write the table's parts into ``folder``; parts that an earlier run of the same build finished are kept.
+
+    source: ``total`` photos in a stable order. labels: the label columns to store. footer: what identifies the build;
+    a part is kept only if its footer says the same. Parts are named part-NNNNN.parquet from ``first_part`` on.
+    Returns the parts and every photo that is not in them, both in listing order.
+    """
+    parts: list[Part] = []
+    rejected: list[Rejected] = []
+    listing = iter(source)
+    with (
+        ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool,
+        tqdm(total=total, desc="embed", unit="photo", disable=None if progress else True) as bar,
+    ):
+        for number in range(-(-total // rows_per_part)):
+            span = list(islice(listing, rows_per_part))
+            path = folder / f"part-{first_part + number:05d}.parquet"
+            wanted = footer | {"span": f"{number * rows_per_part}+{len(span)}"}
+            part, lost = _finished(path, wanted)
+            if part is None:
+                part, lost = _write(pool, span, labels, model, path, wanted, limits, bar)
+            else:
+                bar.update(len(span))
+                bar.initial += len(span)  # kept parts do not count into the rate
+            parts.append(part)
+            rejected += lost
+    return parts, rejected
+
+
+def _finished(path: Path, wanted: dict[str, str]) -> tuple[Part | None, list[Rejected]]:
+    """The part an earlier run left at ``path``, if it is whole and of this build."""
+    if not path.is_file():
+        return None, []
+    try:
+        footer = table.read_metadata(path)
+        rows = table.rows(path)
+    except DamagedError:
+        return None, []
+    if {key: footer.get(key) for key in wanted} != wanted:
+        return None, []
+    facts = file_facts(path)
+    return Part(path.name, rows, facts["bytes"], facts["sha256"]), [
+        Rejected(*r) for r in json.loads(footer["rejected"])
+    ]
+
+
+def _write(
+    pool: ThreadPoolExecutor,
+    span: Sequence[Photo],
+    labels: Sequence[str],
+    model: Model,
+    path: Path,
+    footer: dict[str, str],
+    limits: photos.Limits,
+    bar: tqdm,
+) -> tuple[Part, list[Rejected]]:
+    size = model.config.model.input_size
+    layout = layout_of(model)
+    attributes = list(model.memory.vocabulary)
+    schema = table.schema(layout, labels, attributes)
+    batches: list[pa.RecordBatch] = []
+    rejected: list[Rejected] = []
+    held: list[tuple[Photo, _Ready]] = []
+
+    def flush() -> None:
+        if not held:
+            return
+        encoded = encode(model, np.stack([ready.pixels for _, ready in held]))
+        columns = [
+            pa.array([photo.id for photo, _ in held], pa.string()),
+            pa.array([photo.path or None for photo, _ in held], pa.string()),
+            pa.array([ready.width for _, ready in held], pa.int32()),
+            pa.array([ready.height for _, ready in held], pa.int32()),
+            pa.array([ready.content_hash for _, ready in held], pa.string()),
+            *(pa.array([photo.attributes.get(name) for photo, _ in held], pa.string()) for name in labels),
+            *(pa.array(encoded.predicted[name], pa.string()) for name in attributes),
+            table.fixed_size_list(encoded.norms),
+            table.fixed_size_list(encoded.units.astype(np.float16)),
+        ]
+        batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
+        held.clear()
+
+    for photo, ready in ahead(pool, lambda p: _decode(p, size, limits), span, AHEAD * BATCH):
+        if isinstance(ready, Rejected):
+            rejected.append(ready)
+        else:
+            held.append((photo, ready))
+        if len(held) == BATCH:
+            flush()
+        bar.update()
+    flush()
+    lost = json.dumps([[r.id, r.path, r.reason] for r in rejected], ensure_ascii=False)
+    rows = pa.Table.from_batches(batches, schema=schema)
+    return table.write_part(path, rows, footer | {"rejected": lost}), rejected
+
+
+@dataclass(frozen=True)
+class Built:
+    """What ``build_gallery`` made. ``fresh`` is False when the gallery already was of these photos and this model."""
+
+    gallery: Gallery
+    rejected: int
+    fresh: bool
+
+
+def build_gallery(
+    source: PhotoSource,
+    gallery: str | Path,
+    model: str | Path | None = None,
+    *,
+    kind: str = "auto",
+    replace: bool = False,
+    rows_per_part: int = ROWS_PER_PART,
+    progress: bool = False,
+) -> Built:
+    """Embed every photo of ``source`` and index it: ``fsearch build-index``.
+
+    model: a checkpoint or a shipped model's name (default: the shipped one); kind: "auto", "exact" or "ivfpq".
+    Interrupted, the same call goes on at the first part that is missing. A gallery that already holds these photos, by
+    this model, is left as it is. One of other photos or another model is a MismatchError, unless ``replace``: then the
+    new one is built beside it and takes its place in one step, so readers see the old one or the new one.
+
+    Raises InputError when no photo can be read, ModelError, GalleryError.
+    """
+    path = Path(gallery)
+    network = checkpoint.read(model)
+    listing = source.fingerprint()[:16]
+    settings = network.config.model_dump(mode="json", exclude={"data", "training"})
+    identity = {"model": network.fingerprint, "config": fingerprint(settings), "source": listing}
+    old = Gallery.open(path) if (path / "gallery.json").is_file() else None
+    if old is not None and not replace:
+        return _as_it_is(old, identity, kind, progress)
+    first = 1 + max((int(part.name[5:-8]) for part in old.manifest.parts), default=-1) if old else 0
+    _plan(path, identity | {"rows_per_part": str(rows_per_part)}, old is None, replace)
+    remove_leftovers(path)
+    labels = list(source.attributes)
+    parts, rejected = embed(
+        source, len(source), labels, network, path / "table", identity,
+        first_part=first, rows_per_part=rows_per_part, progress=progress,
+    )  # fmt: skip
+    rows = sum(part.rows for part in parts)
+    if not rows:
+        for part in parts:
+            remove(path / "table" / part.name)
+        _tidy(path, old)
+        reasons = "; ".join(f"{r.path or r.id}: {r.reason}" for r in rejected[:3])
+        raise InputError(f"{source.root}: none of {len(rejected)} photos can be read ({reasons}); check the folder")
+    rejected += [Rejected(*missing) for missing in source.missing]
+    search = network.config.search
+    layout = layout_of(network)
+    manifest = Manifest(
+        layout=layout,
+        attributes=network.vocabulary,
+        aliases={"attributes": search.attribute_aliases, "values": search.value_aliases, "edited": search.edited},
+        weights={name: float(search.weights.get(name, 1.0)) for name in layout.names},
+        model={"name": network.config.name, "fingerprint": network.fingerprint},
+        source={"path": str(source.root.resolve()), "fingerprint": listing},
+        config_fingerprint=identity["config"],
+        labels=labels,
+        parts=parts,
+        rows=rows,
+        rejected=len(rejected),
+        files=_beside(path, network, rejected, "" if old is None else f"-{first:05d}"),
+        generations=list(old.manifest.generations) if old else [],  # their names are taken; replaced by the new one
+        created_by=f"fsearch {metadata.version('fsearch')}",
+    )
+    build_generation(Gallery(path, manifest), kind, progress=progress)
+    opened = Gallery.open(path)
+    _tidy(path, opened)
+    return Built(opened, len(rejected), True)
+
+
+def reindex(gallery: str | Path, kind: str = "auto", seed: int = 0, progress: bool = False) -> Gallery:
+    """Build a gallery's index anew from its table: ``fsearch build-index --reindex``."""
+    path = Path(gallery)
+    manifest = Gallery.read_manifest(path)  # the broken index itself must not stand in the way
+    build_generation(Gallery(path, manifest), kind, seed, progress)
+    return Gallery.open(path)
+
+
+def _as_it_is(old: Gallery, identity: dict[str, str], kind: str, progress: bool) -> Built:
+    """Keep a gallery of the same photos and model, with another index if one is asked for."""
+    manifest = old.manifest
+    if manifest.model["fingerprint"] != identity["model"]:
+        raise MismatchError(
+            f"{old.path} was made by model {manifest.model['fingerprint']}, this is {identity['model']}: "
+            "choose another --gallery, or --replace this one"
+        )
+    if manifest.source["fingerprint"] != identity["source"]:
+        raise MismatchError(
+            f"{old.path} holds the photos {manifest.source['fingerprint']} of {manifest.source['path']}, these are "
+            f"{identity['source']}: choose another --gallery, or --replace this one"
+        )
+    if manifest.config_fingerprint != identity["config"]:
+        raise MismatchError(
+            f"{old.path} was made with config {manifest.config_fingerprint}, this is {identity['config']}: "
+            "choose another --gallery, or --replace this one"
+        )
+    current = manifest.current
+    if current is not None and kind in ("auto", current.recipe["kind"]):
+        return Built(old, manifest.rejected, False)
+    return Built(reindex(old.path, kind, progress=progress), manifest.rejected, True)
+
+
+def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> None:
+    """Note what is being built; refuse to go on with the parts of another build, or in a folder that is no gallery."""
+    plan = path / PLAN
+    if plan.is_file():
+        try:
+            begun = json.loads(plan.read_text(encoding="utf-8"))
+        except ValueError:
+            begun = {}
+        if begun == identity:
+            return
+        if not replace:
+            said = [
+                f"{key} {begun.get(key)}, this is {identity[key]}"
+                for key in identity
+                if begun.get(key) != identity[key]
+            ]
+            raise MismatchError(f"{path} holds an unfinished build of {'; '.join(said)}: --replace begins again")
+    elif new and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise GalleryError(f"{path} is there and is no gallery: choose another --gallery")
+    atomic_write(plan, json.dumps(identity, indent=1).encode())
+
+
+def _tidy(path: Path, gallery: Gallery | None) -> None:
+    """Remove what the gallery (None: nothing) does not name: parts and files that were replaced or never committed."""
+    named = set(gallery.named_files()) if gallery else set()
+    for stem in ("table/part-*.parquet", "model*.safetensors", "memory*.safetensors", "rejected*.parquet"):
+        for file in path.glob(stem):
+            if file not in named:
+                remove(file)
+    remove(path / PLAN)
+    for folder in (path / "table", path):
+        if gallery is None and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _beside(path: Path, model: Model, rejected: Sequence[Rejected], suffix: str) -> dict[str, dict[str, object]]:
+    """Write the model, its memory and the list of rejected photos into the gallery; their facts for the manifest.
+
+    The whole model lies in the gallery, so that it answers photos wherever it is copied to, whatever fsearch ships.
+    """
+    columns = {key: [getattr(r, key) for r in rejected] for key in ("id", "path", "reason")}
+    table_of = pa.table({key: pa.array(values, pa.string()) for key, values in columns.items()})
+    names = [f"{role.rsplit('.', 1)[0]}{suffix}.{role.rsplit('.', 1)[1]}" for role in (MODEL, MEMORY, REJECTED)]
+    atomic_write(path / names[0], model.path.read_bytes())
+    atomic_write(path / names[1], to_bytes(model.memory, model.fingerprint))
+    with atomic_path(path / names[2]) as temporary:
+        pq.write_table(table_of, temporary)
+    return {name: file_facts(path / name) for name in names}
+
+
+def rejected_path(gallery: Gallery) -> Path:
+    """The Parquet file with every photo that is not in the gallery's table: id, path, reason."""
+    return gallery.file(REJECTED)
+
+
+def rejected_reasons(gallery: Gallery, most: int = 4) -> str:
+    """The commonest reasons with their counts, in one line."""
+    reasons = table.read_columns([rejected_path(gallery)], ["reason"])["reason"].to_pylist()
+    common = Counter(reasons).most_common()
+    said = ", ".join(f"{count} {reason}" for reason, count in common[:most])
+    return said + (", ..." if len(common) > most else "")

@@ -1,0 +1,388 @@
+"""The engine: the one object users hold. Opens a gallery, answers queries with edits, says why and how well.
+
+The network (and torch) is loaded at the first photo: queries by gallery id run without it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.build import open_index
+from index.errors import InputError, MismatchError
+from index.gallery import MEMORY, MODEL, Gallery
+from index.table import PREDICTED
+from retrieval import query as q
+from retrieval.config import LOOK
+from retrieval.models import memory
+from retrieval.query import Edit, Names, Request
+
+if TYPE_CHECKING:
+    from retrieval.models.checkpoint import Model
+    from retrieval.models.encode import Encoded
+
+AT_ONCE = 1024  # queries vectorised together
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer. ``score`` is the weighted mean cosine over blocks, -1 to 1; 1 is the same photo unedited.
+
+    ``attributes``: label where the gallery has one, else the prediction; all label columns beside them.
+    """
+
+    rank: int
+    id: str
+    score: float
+    path: str | None
+    attributes: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Answers to one query, best first, with the edits and weights as they were understood.
+
+    ``recall``: the recall@k measured at build time for the setting that searched (1.0: exact). ``reference``: what the
+    query photo is, by attribute: its label, else the prediction.
+    """
+
+    hits: tuple[Hit, ...]
+    edits: tuple[Edit, ...]
+    weights: dict[str, float]
+    recall: float
+    reference: dict[str, str | None]
+
+    def __post_init__(self) -> None:
+        if [hit.rank for hit in self.hits] != list(range(1, len(self.hits) + 1)):
+            raise ValueError("ranks must count from 1")
+        scores = [hit.score for hit in self.hits]
+        if any(later > earlier for earlier, later in zip(scores, scores[1:], strict=False)):
+            raise ValueError("scores rise with the rank")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as ``fsearch query --json`` prints them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Requests turned into vectors: ``vectors`` (n, D) float32, scaled; ``total`` (n,) the sum of each one's weights;
+    ``allowed``: rows per request or None; ``own``: the row a request must not return, -1 for none."""
+
+    vectors: npt.NDArray[np.float32]
+    total: npt.NDArray[np.float32]
+    allowed: list[npt.NDArray[np.int64] | None]
+    own: npt.NDArray[np.int64]
+    edits: list[tuple[Edit, ...]]
+    weights: list[dict[str, float]]
+    reference: list[dict[str, str | None]]
+
+
+class Engine:
+    """A gallery opened for queries. Thread-safe for reading; holds one consistent generation."""
+
+    def __init__(self, gallery: Gallery, model: str | Path | None = None) -> None:
+        self.gallery = gallery
+        manifest = gallery.manifest
+        self.layout = manifest.layout
+        self.names = Names(manifest.attributes, manifest.aliases)
+        self.memory = memory.read(gallery.file(MEMORY))
+        self.index = open_index(gallery)
+        self.edited = float(manifest.aliases.get("edited", 1.0))
+        self._model_path = Path(model) if model is not None else gallery.file(MODEL)
+
+    @classmethod
+    def open(cls, path: str | Path, model: str | Path | None = None) -> Engine:
+        """Open a gallery folder. ``model``: another place of the very model that made it (default: the copy inside).
+
+        Raises GalleryError, DamagedError or MismatchError, each one line that says what to run.
+        """
+        return cls(Gallery.open(path), model)
+
+    @cached_property
+    def model(self) -> Model:
+        """The gallery's network; MismatchError when ``model`` is not the one that made the gallery."""
+        from retrieval.models import checkpoint
+
+        model = checkpoint.read(self._model_path)
+        wanted = self.gallery.manifest.model["fingerprint"]
+        if model.fingerprint != wanted:
+            raise MismatchError(
+                f"{self.gallery.path} was made by model {wanted}, but {model.path} is {model.fingerprint}: "
+                "query with the model that made it, or build the gallery again with this one"
+            )
+        return model
+
+    def query(
+        self,
+        photo: str | Path | bytes | Any | None = None,
+        *,
+        like: str | None = None,
+        set: Mapping[str, str] | None = None,
+        old: Mapping[str, str] | None = None,
+        weight: Mapping[str, float] | None = None,
+        drop: Sequence[str] = (),
+        where: Sequence[str] = (),
+        topk: int = 10,
+        recall: float | None = None,
+    ) -> Result:
+        """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited.
+
+        set: attribute -> new value; old: attribute -> the value it replaces (default: the row's label, else the
+        prediction); weight: block -> factor on its default weight (0 drops it); drop: blocks of weight 0; where:
+        conditions such as "gender=Women"; topk: answers wanted; recall: least recall@topk (default 0.95).
+        Names and values may be aliases. ``like`` never returns its own row.
+
+        Raises UnknownNameError (nearest names offered), PhotoError, InputError, MismatchError.
+        """
+        request = Request(
+            photo=_source(photo), like=like, set=set or {}, old=old or {}, weight=weight or {}, drop=drop, where=where
+        )
+        return self.query_many([request], topk, recall)[0]
+
+    def query_many(self, requests: Sequence[Request], topk: int = 10, recall: float | None = None) -> list[Result]:
+        """``query`` for many requests at once: embedded, searched and joined in batches. The first fault raises."""
+        results: list[Result] = []
+        for start in range(0, len(requests), AT_ONCE):
+            prepared = self.prepare(requests[start : start + AT_ONCE])
+            found = self.search(prepared, topk, recall)
+            promised = self.promised(topk, recall)
+            for i, (rows, scores) in enumerate(found):
+                hits = self._join(rows, scores / max(float(prepared.total[i]), 1e-12))
+                edits, weights = prepared.edits[i], prepared.weights[i]
+                results.append(Result(hits, edits, weights, promised, prepared.reference[i]))
+        return results
+
+    def promised(self, topk: int, recall: float | None = None) -> float:
+        """The measured recall@topk of the setting that such a query uses."""
+        return self.index.expected_recall(recall, topk)
+
+    def search(
+        self, prepared: Prepared, topk: int, recall: float | None = None, exact: bool = False
+    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Gallery rows and raw scores of each request, best first; ``exact`` bypasses the index (a baseline)."""
+        if topk < 1:
+            raise InputError(f"topk {topk}: ask for at least 1")
+        answers: list[Any] = [None] * len(prepared.own)
+        groups: dict[int, list[int]] = {}
+        for i, allowed in enumerate(prepared.allowed):
+            groups.setdefault(id(allowed), []).append(i)
+        index = self._exact if exact else self.index
+        for members in groups.values():
+            allowed = prepared.allowed[members[0]]
+            if allowed is not None and not len(allowed):
+                empty = (np.zeros(0, np.int64), np.zeros(0, np.float32))
+                answers = [empty if i in members else answer for i, answer in enumerate(answers)]
+                continue
+            k = topk + int((prepared.own[members] >= 0).any())  # one more, as a row never answers itself
+            hits = index.search(prepared.vectors[members], k, recall=recall, rows=allowed)
+            for place, i in enumerate(members):
+                rows, scores = hits.query(place)
+                keep = rows != prepared.own[i]
+                answers[i] = (rows[keep][:topk], scores[keep][:topk])
+        return answers
+
+    def rank(
+        self,
+        likes: Sequence[int],
+        sets: Sequence[Mapping[str, str]],
+        wheres: Sequence[str],
+        topk: int,
+        recall: float | None = None,
+        exact: bool = False,
+    ) -> list[npt.NDArray[np.int64]]:
+        """Evaluation's way in: gallery rows for queries by gallery rows, each with its edits and its filter ("": none).
+
+        The same preparation and search as ``query``, but a reference may answer itself, as the published protocol says.
+        """
+        ids = self.gallery.columns(["id"])["id"]
+        requests = [
+            Request(like=ids[int(row)].as_py(), set=edit, where=(where,) if where else (), keep_reference=True)
+            for row, edit, where in zip(likes, sets, wheres, strict=True)
+        ]
+        return [rows for rows, _ in self.search(self.prepare(requests), topk, recall, exact)]
+
+    @cached_property
+    def _exact(self) -> Any:
+        from index.exact import ExactIndex
+
+        return ExactIndex(self.index.vectors)
+
+    def prepare(self, requests: Sequence[Request]) -> Prepared:
+        """Resolve names, fetch or embed the references, add the edits, weigh the blocks, resolve the filters."""
+        own = np.full(len(requests), -1, np.int64)
+        units = np.zeros((len(requests), self.layout.dim), np.float32)
+        norms = np.zeros((len(requests), len(self.layout.blocks)), np.float32)
+        reference: list[dict[str, str | None]] = [{} for _ in requests]
+        rows = []
+        for i, request in enumerate(requests):
+            if (request.photo is None) == (request.like is None):
+                raise InputError("a query takes either a photo or the id of a gallery row (like), not both or none")
+            if request.like is not None:
+                rows.append((i, self._row(request.like)))
+                own[i] = -1 if request.keep_reference else rows[-1][1]
+        if rows:
+            places, at = np.array(rows, np.int64).T
+            units[places], norms[places] = self.gallery.vectors(at), self._norms(at)
+            for place, known in zip(places, self._attributes(at), strict=True):
+                reference[place] = known
+        if shown := [i for i, request in enumerate(requests) if request.photo is not None]:
+            encoded = self._encode([requests[i].photo for i in shown])
+            units[shown], norms[shown] = encoded.units, encoded.norms
+            for place, i in enumerate(shown):
+                reference[i] = {name: values[place] for name, values in encoded.predicted.items()}
+        edits = [self._edits(request, known) for request, known in zip(requests, reference, strict=True)]
+        weights = [self._weights(request, wanted) for request, wanted in zip(requests, edits, strict=True)]
+        factors = np.array([[w[name] for name in self.layout.names] for w in weights], np.float32)
+        raw = q.edited(q.raw_blocks(units, norms, self.layout), edits, self.memory)
+        filters: dict[tuple[str, ...], npt.NDArray[np.int64] | None] = {}
+        for request in requests:
+            key = tuple(request.where)
+            if key not in filters:
+                filters[key] = q.filter_rows(self.gallery, self.names, key)
+        return Prepared(
+            vectors=q.vectors(raw, self.layout, factors),
+            total=factors.sum(axis=1),
+            allowed=[filters[tuple(request.where)] for request in requests],
+            own=own,
+            edits=edits,
+            weights=weights,
+            reference=reference,
+        )
+
+    def _encode(self, photos: Sequence[Any]) -> Encoded:
+        from retrieval.models.encode import encode_photos
+
+        return encode_photos(self.model, photos)
+
+    def _edits(self, request: Request, known: Mapping[str, str | None]) -> tuple[Edit, ...]:
+        """Resolve ``set`` and ``old``. An old value that the model never learned counts as unknown: only +1 is set."""
+        olds = {self.names.attribute(name): value for name, value in request.old.items()}
+        edits: dict[str, Edit] = {}
+        for name, value in request.set.items():
+            attribute = self.names.attribute(name)
+            if attribute in edits:
+                raise InputError(f"{attribute} is set twice, as {edits[attribute].new!r} and {value!r}; keep one")
+            old = known.get(attribute)
+            if attribute in olds:
+                old = self.names.value(attribute, olds[attribute])
+            elif old not in self.names.vocabulary[attribute]:
+                old = None
+            edits[attribute] = Edit(attribute, self.names.value(attribute, value), old)
+        if spare := sorted(set(olds) - set(edits)):
+            raise InputError(f"--from {spare[0]}: names what an edit replaces, but there is no --set {spare[0]}=...")
+        return tuple(edits.values())
+
+    def _weights(self, request: Request, edits: Sequence[Edit]) -> dict[str, float]:
+        weights = {name: self.gallery.manifest.weights.get(name, 1.0) for name in self.layout.names}
+        for edit in edits:
+            weights[edit.attribute] *= self.edited
+        for name, factor in request.weight.items():
+            weights[self._block(name)] *= factor
+        for name in request.drop:
+            weights[self._block(name)] = 0.0
+        if not any(weights.values()):
+            raise InputError("every block has weight 0: keep at least one")
+        return weights
+
+    def _block(self, name: str) -> str:
+        return LOOK if name.casefold() == LOOK else self.names.attribute(name)
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        """id -> row, made at the first batch by id; one id alone is found without it."""
+        return {key: row for row, key in enumerate(self.gallery.columns(["id"])["id"].to_pylist())}
+
+    def _row(self, key: str) -> int:
+        row = self._row_of.get(key)
+        return self.gallery.row_of(key) if row is None else row  # row_of offers the nearest ids
+
+    @cached_property
+    def _all_norms(self) -> npt.NDArray[np.float32]:
+        return self.gallery.norms(np.arange(self.gallery.manifest.rows))
+
+    def _norms(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return self._all_norms[rows] if len(rows) > 8 else self.gallery.norms(rows)
+
+    def _attributes(self, rows: npt.NDArray[np.int64]) -> list[dict[str, str | None]]:
+        """The model's attributes of rows: label, else prediction where blank or unlabelled."""
+        columns = {}
+        for name in self.names.vocabulary:
+            column = self.gallery.columns([PREDICTED + name])[PREDICTED + name].take(pa.array(rows))
+            if name in self.gallery.manifest.labels:
+                column = pc.coalesce(self.gallery.columns([name])[name].take(pa.array(rows)), column)
+            columns[name] = column.to_pylist()
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _join(self, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> tuple[Hit, ...]:
+        """Ids, paths and attributes of rows."""
+        extra = [name for name in self.gallery.manifest.labels if name not in self.names.vocabulary]
+        columns = self.gallery.columns(["id", "path", *extra]).take(pa.array(rows)).to_pydict()
+        known = self._attributes(rows)
+        return tuple(
+            Hit(
+                rank=i + 1,
+                id=columns["id"][i],
+                score=float(scores[i]),
+                path=columns["path"][i],
+                attributes=known[i] | {name: columns[name][i] for name in extra},
+            )
+            for i in range(len(rows))
+        )
+
+    def describe(self, rows: Sequence[int]) -> tuple[Hit, ...]:
+        """Gallery rows as hits, in the order given: ids, paths and attributes, every score 0."""
+        return self._join(np.asarray(rows, np.int64), np.zeros(len(rows), np.float32))
+
+    def info(self) -> dict[str, Any]:
+        """What the gallery holds, as ``fsearch info`` prints it: JSON values."""
+        manifest = self.gallery.manifest
+        recipe, files = (manifest.current.recipe, manifest.current.files) if manifest.current else ({}, {})
+        return {
+            "gallery": str(self.gallery.path),
+            "photos": manifest.rows,
+            "rejected": manifest.rejected,
+            "source": manifest.source["path"],
+            "model": f"{manifest.model['name']} {manifest.model['fingerprint']}",
+            "config": manifest.config_fingerprint,
+            "made by": manifest.created_by,
+            "labels": ", ".join(manifest.labels),
+            "blocks": {
+                b.name: f"{b.stop - b.start} dimensions, weight {manifest.weights.get(b.name, 1.0):g}"
+                for b in self.layout.blocks
+            },
+            "attributes": {
+                name: f"{len(values)} values: {', '.join(values[:8])}{', ...' if len(values) > 8 else ''}"
+                for name, values in manifest.attributes.items()
+            },
+            "index": {key: value for key, value in recipe.items() if value}
+            | {"recall@10": round(self.promised(10), 4)}
+            | {
+                name: f"{facts['bytes']:,} bytes"
+                for name, facts in (manifest.current.files if manifest.current else {}).items()
+            },
+        }
+
+    def photo_path(self, hit_path: str | None) -> Path | None:
+        """Where a row's photo lies, if the folder that was indexed is still there."""
+        return Path(self.gallery.manifest.source["path"]) / hit_path if hit_path else None
+
+
+def _source(photo: Any) -> Any:
+    """A path, bytes, PIL image or None -> what ``photos.decode`` takes (an image is encoded without loss)."""
+    if photo is None or isinstance(photo, bytes):
+        return photo
+    if isinstance(photo, str | Path):
+        return Path(photo)
+    content = io.BytesIO()
+    photo.save(content, "PNG")
+    return content.getvalue()

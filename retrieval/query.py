@@ -1,0 +1,237 @@
+"""A query and its edits: names resolved, M v added, blocks weighted. numpy only, so a query by id needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.errors import InputError, UnknownNameError
+from index.gallery import Gallery
+from index.table import PREDICTED, Layout, nearest
+from retrieval.models.memory import Memory
+from retrieval.photos import Source
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One query as a user states it; names and values may be aliases.
+
+    Exactly one of ``photo`` (a file, its bytes, or a call that fetches them) and ``like`` (a gallery id). ``old`` names
+    the value an edit replaces where the photo's own label or prediction should not be trusted.
+    """
+
+    photo: Source | None = None
+    like: str | None = None
+    set: Mapping[str, str] = field(default_factory=dict)
+    old: Mapping[str, str] = field(default_factory=dict)
+    weight: Mapping[str, float] = field(default_factory=dict)
+    drop: Sequence[str] = ()
+    where: Sequence[str] = ()
+    keep_reference: bool = False  # ``like``: may the row itself be an answer? (the published protocol says yes)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One resolved edit; ``old`` is None where the photo lacks the attribute (only +1 is set then)."""
+
+    attribute: str
+    new: str
+    old: str | None
+
+
+class Names:
+    """Attributes and values by any name a user may type: exact, case fold, alias, then plural and punctuation."""
+
+    def __init__(self, vocabulary: Mapping[str, Sequence[str]], aliases: Mapping[str, Any]) -> None:
+        self.vocabulary = vocabulary
+        self._attributes = _lookup(vocabulary, aliases.get("attributes", {}))
+        values = aliases.get("values", {})
+        self._values = {name: _lookup(known, values.get(name, {})) for name, known in vocabulary.items()}
+
+    def attribute(self, text: str) -> str:
+        """The attribute meant; UnknownNameError offers the nearest."""
+        return _resolve(text, self._attributes, self.vocabulary, "attribute")
+
+    def value(self, attribute: str, text: str) -> str:
+        """The value of a (resolved) attribute meant; UnknownNameError offers the nearest."""
+        return _resolve(text, self._values[attribute], self.vocabulary[attribute], f"value of {attribute}")
+
+
+def _plain(text: str) -> str:
+    """Letters and digits only, case folded, one plural ending dropped: "T-Shirts" and "tshirt" meet."""
+    word = re.sub(r"[\W_]+", "", text.casefold())
+    for ending, kept in (("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("ies", "y"), ("s", "")):
+        if word.endswith(ending) and len(word) > len(ending) + 1 and not (ending == "s" and word.endswith("ss")):
+            return word.removesuffix(ending) + kept
+    return word
+
+
+def _lookup(known: Iterable[str], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Plain form -> name. Names that share a plain form are left to exact spelling."""
+    table: dict[str, str] = {}
+    clash = set()
+    for name in known:
+        if table.setdefault(_plain(name), name) != name:
+            clash.add(_plain(name))
+    for plain in clash:
+        del table[plain]
+    names = set(table.values()) | set(known)
+    for alias, name in aliases.items():
+        if name in names:  # a vocabulary learned from other labels may lack what an alias stands for
+            table.setdefault(_plain(alias), name)
+    return table
+
+
+def _resolve(text: str, table: Mapping[str, str], known: Iterable[str], what: str) -> str:
+    known = list(known)
+    if text in known:
+        return text
+    folded = [name for name in known if name.casefold() == text.casefold()]
+    if len(folded) == 1:
+        return folded[0]
+    if (name := table.get(_plain(text))) is not None:
+        return name
+    close = get_close_matches(_plain(text), table, n=3, cutoff=0.5)
+    near = list(dict.fromkeys(table[word] for word in close))
+    offer = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known[:20])}"
+    raise UnknownNameError(f"unknown {what} {text!r}; {offer}")
+
+
+def assignments(texts: Iterable[str], what: str = "--set") -> dict[str, str]:
+    """``["color=gray;sleeve=long", ...]`` -> {"color": "gray", "sleeve": "long"}; InputError for anything else."""
+    result: dict[str, str] = {}
+    for text in texts:
+        for piece in filter(None, (p.strip() for p in text.split(";"))):
+            name, equals, value = (p.strip() for p in piece.partition("="))
+            if not (name and equals and value):
+                raise InputError(f"{what} {piece!r}: write NAME=VALUE, for example color=gray")
+            if name in result and result[name] != value:
+                raise InputError(f"{what}: {name} is given twice, as {result[name]!r} and {value!r}; keep one")
+            result[name] = value
+    return result
+
+
+def weights_of(texts: Iterable[str]) -> dict[str, float]:
+    """``["color=2"]`` -> {"color": 2.0}; InputError for what is not a number, 0 or more."""
+    result = {}
+    for name, value in assignments(texts, "--weight").items():
+        try:
+            result[name] = float(value)
+        except ValueError:
+            raise InputError(f"--weight {name}={value}: the weight must be a number, for example {name}=2") from None
+        if not (np.isfinite(result[name]) and result[name] >= 0):
+            raise InputError(f"--weight {name}={value}: the weight must be finite and 0 or more")
+    return result
+
+
+def raw_blocks(units: Array, norms: Array, layout: Layout) -> dict[str, Array]:
+    """Unit vectors (n, D) and raw norms (n, B) -> raw features by block, (n, D_b) float32."""
+    return {
+        block.name: units[:, block.start : block.stop].astype(np.float32) * norms[:, i : i + 1]
+        for i, block in enumerate(layout.blocks)
+    }
+
+
+def edited(raw: Mapping[str, Array], edits: Sequence[Sequence[Edit]], memory: Memory) -> dict[str, Array]:
+    """f' = f + M v: the edits of each query added to its raw blocks, (n, D_b) float32 by block; the input is kept.
+
+    A zero block (the photo showed nothing of the attribute) takes the value's own memory column.
+    """
+    result = {name: values.copy() for name, values in raw.items()}
+    for row, wanted in enumerate(edits):
+        for edit in wanted:
+            for name, residual in memory.residual(edit.attribute, edit.new, edit.old).items():
+                result[name][row] += residual
+    return result
+
+
+def vectors(raw: Mapping[str, Array], layout: Layout, weights: Array) -> Array:
+    """Raw blocks (n, D_b) -> query vectors (n, D) float32: each block made unit, then scaled by its weight (n, B).
+
+    With x the stored units, <query, x> = sum_b w_b <q_b, x_b>, which ranks as weighted squared Euclidean distance does.
+    """
+    out = np.zeros((len(weights), layout.dim), np.float32)
+    for i, block in enumerate(layout.blocks):
+        values = raw[block.name]
+        length = np.linalg.norm(values, axis=1, keepdims=True)
+        out[:, block.start : block.stop] = values / np.maximum(length, 1e-12) * weights[:, i : i + 1]
+    return out
+
+
+_CONDITION = re.compile(r"^\s*([^=!<>]+?)\s*(!=|>=|<=|=|<|>)\s*(.*?)\s*$")
+_NUMBERS = ("width", "height")
+
+
+def filter_rows(gallery: Gallery, names: Names, conditions: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """Rows of the gallery that meet all conditions, sorted int64; None without conditions.
+
+    A condition is ``COLUMN=VALUE``, ``!=``, or for width and height also ``<``, ``<=``, ``>``, ``>=``; ``;`` joins
+    several. An attribute of the model filters its label column where the gallery has one, else its predicted column;
+    attribute and value aliases apply. Other columns compare as text, exactly. A blank fails ``=`` and passes ``!=``.
+    """
+    pieces = [p for text in conditions for p in text.split(";") if p.strip()]
+    if not pieces:
+        return None
+    keep: Any = None
+    for piece in pieces:
+        found = _CONDITION.match(piece)
+        if not found or not found[3]:
+            raise InputError(f"--where {piece!r}: write COLUMN=VALUE, for example gender=Women")
+        name, sign, value = found.groups()
+        column, value = _column(gallery, names, name, value)
+        data = gallery.columns([column])[column]
+        if column in _NUMBERS:
+            mask = _compare_numbers(data, sign, value, piece)
+        elif sign in ("=", "!="):
+            mask = pc.fill_null(pc.equal(data, value), False)
+            mask = pc.invert(mask) if sign == "!=" else mask
+        else:
+            raise InputError(f"--where {piece!r}: {sign} is for {' and '.join(_NUMBERS)}; text has = and !=")
+        keep = mask if keep is None else pc.and_(keep, mask)
+    chunks = keep.combine_chunks() if isinstance(keep, pa.ChunkedArray) else keep
+    return np.flatnonzero(np.asarray(chunks)).astype(np.int64)
+
+
+def label_column(gallery: Gallery, attribute: str) -> str:
+    """Where an attribute's values lie in the table: the label column if there is one, else the predicted one."""
+    return attribute if attribute in gallery.manifest.labels else PREDICTED + attribute
+
+
+def _column(gallery: Gallery, names: Names, name: str, value: str) -> tuple[str, str]:
+    plain = [*gallery.manifest.labels, "id", "path", "content_hash", *_NUMBERS]
+    if name in plain and name not in names.vocabulary:
+        return name, value
+    predicted = name.startswith(PREDICTED)
+    try:
+        attribute = names.attribute(name.removeprefix(PREDICTED))
+    except UnknownNameError:
+        raise UnknownNameError(f"--where: no column {name!r}; {nearest(name, [*plain, *names.vocabulary])}") from None
+    column = PREDICTED + attribute if predicted else label_column(gallery, attribute)
+    try:
+        return column, names.value(attribute, value)
+    except UnknownNameError:
+        known = gallery.columns([column])[column]
+        if pc.any(pc.equal(known, value)).as_py():  # a label that the model never learned is still a label
+            return column, value
+        raise
+
+
+def _compare_numbers(data: pa.ChunkedArray, sign: str, value: str, piece: str) -> Any:
+    try:
+        number = float(value)
+    except ValueError:
+        raise InputError(f"--where {piece!r}: {value!r} is not a number") from None
+    compare = {
+        "=": pc.equal, "!=": pc.not_equal, "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal
+    }  # fmt: skip
+    return pc.fill_null(compare[sign](pc.cast(data, pa.float64()), number), False)

@@ -1,0 +1,115 @@
+"""Offline evaluation: a file of queries in, a file of ranked results out, through the same engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from index.errors import FsearchError, InputError
+from index.files import atomic_path
+from retrieval import query as q
+from retrieval.datasets.tables import read_table
+from retrieval.engine import Engine, Result
+from retrieval.query import Request
+
+COLUMNS = ("id", "photo", "set", "from", "where", "weight", "drop")
+SCHEMA = pa.schema(
+    [("query", pa.int64()), ("rank", pa.int32()), ("id", pa.string()), ("score", pa.float32()), ("error", pa.string())]
+)
+AT_ONCE = 256
+
+
+def run_batch(
+    engine: Engine, queries: Path, out: Path, topk: int, recall: float | None = None, progress: bool = False
+) -> tuple[int, int]:
+    """Answer every query of a CSV or Parquet file; returns how many were answered and how many failed.
+
+    queries: columns ``id`` (a gallery row, which does not answer itself) or ``photo`` (a path, relative to the file),
+    optional ``set`` ("color=gray;sleeve=long"), ``from``, ``where``, ``weight``, ``drop``. out: ``query`` (row number
+    in the file, from 0), ``rank`` (from 1), ``id``, ``score``, ``error``; a query that fails has one row with rank 0
+    and its reason, a query that finds nothing has none. Written all or nothing.
+
+    Raises InputError for a file that cannot be used as a whole.
+    """
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise InputError(f"{out}: results are written as .csv or .parquet; choose one of these endings")
+    table = read_table(queries)
+    if not {"id", "photo"} & set(table.column_names):
+        raise InputError(f"{queries}: no column id or photo; it has {', '.join(table.column_names)}")
+    if unknown := sorted(set(table.column_names) - set(COLUMNS)):
+        raise InputError(f"{queries}: unknown column {', '.join(unknown)}; known: {', '.join(COLUMNS)}")
+    failed = 0
+    with (
+        atomic_path(out) as temporary,
+        _writer(out, temporary) as writer,
+        tqdm(total=table.num_rows, desc="queries", unit="query", disable=None if progress else True) as bar,
+    ):
+        for start in range(0, table.num_rows, AT_ONCE):
+            rows = table.slice(start, AT_ONCE).to_pylist()
+            answers = _answers(engine, [_request(row, queries.parent) for row in rows], topk, recall)
+            failed += sum(isinstance(answer, FsearchError) for answer in answers)
+            writer.write(_rows(start, answers))
+            bar.update(len(rows))
+    return table.num_rows - failed, failed
+
+
+def _writer(out: Path, temporary: Path) -> pacsv.CSVWriter | pq.ParquetWriter:
+    return pacsv.CSVWriter(temporary, SCHEMA) if out.suffix.lower() == ".csv" else pq.ParquetWriter(temporary, SCHEMA)
+
+
+def _request(row: dict[str, str | None], folder: Path) -> Request | FsearchError:
+    """One line of the file; what is wrong with it is returned, as the rest go on."""
+    key, photo = row.get("id"), row.get("photo")
+    try:
+        if (key is None) == (photo is None):
+            raise InputError("give either an id or a photo")
+        cells = {name: [row[name] or ""] for name in COLUMNS if row.get(name)}
+        return Request(
+            photo=folder / photo if photo is not None else None,
+            like=key,
+            set=q.assignments(cells.get("set", ())),
+            old=q.assignments(cells.get("from", ()), "--from"),
+            weight=q.weights_of(cells.get("weight", ())),
+            drop=[name.strip() for text in cells.get("drop", ()) for name in text.split(";") if name.strip()],
+            where=tuple(cells.get("where", ())),
+        )
+    except FsearchError as error:
+        return error
+
+
+def _answers(
+    engine: Engine, requests: Sequence[Request | FsearchError], topk: int, recall: float | None
+) -> list[Result | FsearchError]:
+    """Results in order; a batch that fails is halved until the queries at fault stand alone."""
+    good = [request for request in requests if isinstance(request, Request)]
+    solved = iter(_solve(engine, good, topk, recall))
+    return [next(solved) if isinstance(request, Request) else request for request in requests]
+
+
+def _solve(engine: Engine, requests: Sequence[Request], topk: int, recall: float | None) -> list[Result | FsearchError]:
+    if not requests:
+        return []
+    try:
+        return list(engine.query_many(requests, topk, recall))
+    except FsearchError as error:
+        if len(requests) == 1:
+            return [error]
+        middle = len(requests) // 2
+        return _solve(engine, requests[:middle], topk, recall) + _solve(engine, requests[middle:], topk, recall)
+
+
+def _rows(first: int, answers: Sequence[Result | FsearchError]) -> pa.Table:
+    lines: list[tuple[int, int, str | None, float | None, str | None]] = []
+    for number, answer in enumerate(answers, first):
+        if isinstance(answer, FsearchError):
+            lines.append((number, 0, None, None, " ".join(str(answer).split())))
+        else:
+            lines += [(number, hit.rank, hit.id, hit.score, None) for hit in answer.hits]
+    return pa.table(
+        [pa.array([line[i] for line in lines], field.type) for i, field in enumerate(SCHEMA)], schema=SCHEMA
+    )

@@ -1,0 +1,117 @@
+"""Galleries and vectors shared by the tests of ``index``: structured vectors, never uniform noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from index import ivfpq, tuning
+from index.exact import as_float32
+from index.files import file_facts
+from index.gallery import Gallery, Manifest
+from index.ivfpq import IVFPQIndex
+from index.recipe import choose
+from index.synthetic import vectors
+from index.table import Layout, fixed_size_list, schema, write_part
+
+LAYOUT = Layout.of({"look": 48, "color": 24, "type": 24})
+COLORS = ["red", "green", "blue", "Grey"]
+
+
+def make_vectors(n: int, seed: int = 0) -> np.ndarray:
+    return np.concatenate(list(vectors(LAYOUT, n, clusters=150, seed=seed)))
+
+
+def make_table(embedding: np.ndarray, first: int = 0) -> pa.Table:
+    n = len(embedding)
+    ids = [f"item-{first + i:05d}" for i in range(n)]
+    norms = np.linspace(1, 2, 3 * n, dtype=np.float32).reshape(n, 3) + first
+    columns = {
+        "id": ids,
+        "path": [f"photos/{each}.jpg" for each in ids],
+        "width": np.full(n, 30, np.int32),
+        "height": np.full(n, 40, np.int32),
+        "content_hash": [f"{first + i:064x}" for i in range(n)],
+        "color": [COLORS[i % 4] for i in range(n)],
+        "predicted_color": [COLORS[(i + (i % 10 == 0)) % 4] for i in range(n)],
+        "norms": fixed_size_list(norms),
+        "embedding": fixed_size_list(embedding),
+    }
+    return pa.table(columns).cast(schema(LAYOUT, ["color"], ["color"]))
+
+
+def make_gallery(path: Path, embedding: np.ndarray, rows_per_part: int = 1000) -> Gallery:
+    """A committed gallery without an index, as embedding photos leaves it."""
+    parts = []
+    for number, start in enumerate(range(0, len(embedding), rows_per_part)):
+        table = make_table(embedding[start : start + rows_per_part], start)
+        file = path / "table" / f"part-{number:05d}.parquet"
+        parts.append(write_part(file, table, {"model": "m" * 64, "config": "c" * 64}))
+    write_part(path / "rejected.parquet", pa.table({"path": ["bad.jpg"], "reason": ["truncated"]}), {})
+    (path / "memory.safetensors").write_bytes(b"any bytes at all")
+    manifest = Manifest(
+        layout=LAYOUT,
+        attributes={"color": COLORS},
+        aliases={"values": {"color": {"gray": "Grey"}}},
+        weights={"look": 1.0, "color": 2.0},
+        model={"name": "tiny", "fingerprint": "m" * 64},
+        source={"path": "photos", "fingerprint": "s" * 64},
+        config_fingerprint="c" * 64,
+        labels=["color"],
+        parts=parts,
+        rows=len(embedding),
+        rejected=1,
+        files={name: file_facts(path / name) for name in ("rejected.parquet", "memory.safetensors")},
+        created_by="0.1.0",
+    )
+    return Gallery(path, manifest).commit(manifest)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """FAISS threads that wait for each other make small work slow."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def layout() -> Layout:
+    return LAYOUT
+
+
+@pytest.fixture(scope="session")
+def table_of() -> Callable[..., pa.Table]:
+    return make_table
+
+
+@pytest.fixture(scope="session")
+def gallery_at() -> Callable[..., Gallery]:
+    return make_gallery
+
+
+@pytest.fixture(scope="session")
+def structured() -> np.ndarray:
+    """float16 (6000, 96)."""
+    return make_vectors(6000)
+
+
+@pytest.fixture(scope="session")
+def queries() -> np.ndarray:
+    """float32 (60, 96): photos that are not in the gallery, from the same clusters, at weights 1, 2, 0.5."""
+    fresh = make_vectors(6060)[6000:]
+    return as_float32(fresh) * LAYOUT.scale({"color": 2.0, "type": 0.5})
+
+
+@pytest.fixture(scope="session")
+def ivf(structured: np.ndarray) -> IVFPQIndex:
+    """An IVF-PQ index over ``structured`` with its measured curve."""
+    index = ivfpq.build(structured, choose(len(structured), LAYOUT.dim, "ivfpq"))
+    curve = tuning.measure(IVFPQIndex(index, structured), LAYOUT, {"color": 2.0})
+    return IVFPQIndex(index, structured, curve)

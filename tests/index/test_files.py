@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from index.errors import GalleryError
+from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, sha256_file
+
+
+def test_facts_are_of_the_whole_file(tmp_path: Path) -> None:
+    content = os.urandom((1 << 20) + 17)  # more than one piece
+    (tmp_path / "big").write_bytes(content)
+    assert sha256_file(tmp_path / "big") == hashlib.sha256(content).hexdigest()
+    assert file_facts(tmp_path / "big") == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "new" / "file", b"old")
+    atomic_write(tmp_path / "new" / "file", b"new")
+    assert (tmp_path / "new" / "file").read_bytes() == b"new"
+    assert [each.name for each in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_body_that_raises_leaves_the_old_file(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "file", b"old")
+
+    def half() -> None:
+        with atomic_path(tmp_path / "file") as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        half()
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_folder_appears_whole(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "inside").write_text("x")
+        assert temporary.name.startswith(TEMPORARY)
+        assert not (tmp_path / "folder").exists()
+    assert (tmp_path / "folder" / "inside").read_text() == "x"
+
+
+def test_bytes_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(handle: int) -> None:
+        steps.append("fsync")
+        fsync(handle)
+
+    def record_replace(old: Path, new: Path) -> None:
+        steps.append("replace")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    atomic_write(tmp_path / "file", b"x")
+    assert steps == ["fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_disk_that_takes_nothing_is_one_line(tmp_path: Path, code: int) -> None:
+    with pytest.raises(GalleryError, match=os.strerror(code)), atomic_path(tmp_path / "file"):
+        raise OSError(code, os.strerror(code))
+    assert list(tmp_path.iterdir()) == []
