@@ -33,7 +33,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="fsearch")
+@click.version_option(package_name="fsearch", prog_name="fsearch")
 def main() -> None:
     """Fashion image search that takes edits: show a photo, say "this, but in gray"."""
 
@@ -189,6 +189,8 @@ def bench(
     from retrieval.engine import Engine
     from retrieval.evaluation import bench as judge
 
+    if save is not None and save.suffix.lower() != ".html":  # told before the work, not after it
+        raise click.UsageError("--save writes a page: give a name that ends in .html")
     engine = Engine.open(gallery)
     report, examples = judge.run(
         engine, topk, style=style, variant=variant, holdout=holdout, queries=queries, recall=recall, seed=seed,

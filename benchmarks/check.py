@@ -2,8 +2,8 @@
 
     python benchmarks/check.py [NAME ...] [--data FOLDER]
 
-``{data}`` in a command is the folder of real photos (--data, or $FSEARCH_DATA); entries that need it are skipped without
-it. A command prints its figures or writes JSON; ``figures`` says where each is found and how far it may be off.
+``{data}`` in a command is the folder of real photos (--data, or $FSEARCH_DATA); entries that need it are skipped
+without it. A command prints its figures or writes JSON; ``figures`` says where each is found and how far it may be off.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/weights.py --gallery shop.gallery --holdout 0.1
 
 Scores are sums over blocks, so the similarities of each block are computed once and every candidate is a weighted sum
-of them: exact search, no index. Prints the weights for the ``search`` section of the config. The objective is the mean of
-variant hit@4, variant hit@10 and strict tuple hit@10 of the edit protocol (docs/evaluation.md).
+of them: exact search, no index. Prints the weights for the ``search`` section of the config. The objective is the mean
+of variant hit@4, variant hit@10 and strict tuple hit@10 of the edit protocol (docs/evaluation.md).
 """
 
 from __future__ import annotations

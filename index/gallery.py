@@ -228,7 +228,7 @@ class Gallery:
         if current is None or current.table_fingerprint != self.manifest.table_fingerprint:
             return None
         shape = (self.manifest.rows, self.manifest.layout.dim)
-        return np.memmap(self.path / current.name / VECTORS, np.float16, "r", shape=shape)
+        return np.asarray(np.memmap(self.path / current.name / VECTORS, np.float16, "r", shape=shape))
 
     def vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
         """The exact stored vectors of these rows, float16 (n, dim)."""

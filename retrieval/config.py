@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from index.errors import ConfigError
 
@@ -20,7 +20,7 @@ LOOK = "look"  # the one block that every network has
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AttributeConfig(_Strict):
@@ -51,6 +51,9 @@ class ModelConfig(_Strict):
             raise ValueError("at least one attribute is needed")
         if LOOK in self.attributes:
             raise ValueError(f"an attribute cannot be called {LOOK!r}: that is the style block's name")
+        # torch names parameters by dotted paths, and every module has a flag called training
+        if unusable := [name for name in self.attributes if not name.strip() or "." in name or name == "training"]:
+            raise ValueError(f"not usable as attribute names: {', '.join(map(repr, unusable))}")
         return self
 
 
@@ -72,12 +75,19 @@ class TrainingConfig(_Strict):
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
 
 
+def _names_of(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value or ()
+
+
 class DataConfig(_Strict):
-    """What is trained on. ``photos`` may be relative to the working folder; ``style`` names the style id column."""
+    """What is trained on. ``photos`` may be relative to the working folder.
+
+    ``style``: the columns with style ids, one name or several; a photo's style is the first that is not blank.
+    """
 
     photos: str | None = None
     labels: str | None = None
-    style: str | None = None
+    style: Annotated[tuple[str, ...], BeforeValidator(_names_of)] = ()
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of styles kept for validation, by hash of the style id
 
 
@@ -126,7 +136,8 @@ def find(name: str | Path) -> Path:
     """The config file of that name or path; ConfigError lists the known names."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        candidates = [path, *(folder / path.name for folder in folders() if len(path.parts) <= 2)]
+        named = path.parts[:-1] in ((), ("configs",))  # as it is called in a checkout
+        candidates = [path, *(folder / path.name for folder in folders() if named)]
     else:
         candidates = [folder / f"{path}.yaml" for folder in folders()]
     for candidate in candidates:

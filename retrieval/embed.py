@@ -1,4 +1,7 @@
-"""Photos -> Parquet table: decoded ahead of the network, one part at a time, resumable at every part.
+"""Photos -> Parquet table: each core decodes and encodes batches of its own; resumable at every part.
+
+A worker runs the network on one thread: two cores then never wait for each other inside an operator, and one decodes
+while the other computes (measured in benchmarks/embed.py).
 
 A part covers a fixed span of the listing and is written whole, with what was rejected in that span in its footer. A
 killed run therefore goes on at the first missing part, and batches never cross parts, so it ends with the same table.
@@ -9,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
@@ -22,13 +27,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tqdm import tqdm
 
 from index import table
 from index.build import build_generation
 from index.errors import DamagedError, GalleryError, InputError, MismatchError, PhotoError
-from index.files import atomic_path, atomic_write, file_facts, remove
-from index.gallery import MEMORY, MODEL, REJECTED, Gallery, Manifest, remove_leftovers
+from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, remove, sha256_file
+from index.gallery import MANIFEST, MEMORY, MODEL, REJECTED, Gallery, Manifest, remove_leftovers
+from index.recipe import choose
 from index.table import Layout, Part
 from retrieval import photos
 from retrieval.config import fingerprint
@@ -42,7 +49,7 @@ from retrieval.models.network import block_dims
 
 PLAN = "building.json"  # what an unfinished build is making; gone once it is committed
 ROWS_PER_PART = 8192
-AHEAD = 4  # batches decoded ahead of the network
+AHEAD = 2 * (os.cpu_count() or 1)  # batches under way
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -88,9 +95,22 @@ def ahead(pool: ThreadPoolExecutor, work: Callable[[T], S], items: Iterable[T], 
         waiting.append((item, pool.submit(work, item)))
     while waiting:
         item, future = waiting.popleft()
+        done = future.result()
         for following in islice(source, 1):
             waiting.append((following, pool.submit(work, following)))
-        yield item, future.result()
+        yield item, done
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """A thread for each core, each with one thread for torch; torch's own setting is put back."""
+    threads = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool
+        finally:
+            torch.set_num_threads(threads)
 
 
 def embed(
@@ -116,7 +136,7 @@ def embed(
     rejected: list[Rejected] = []
     listing = iter(source)
     with (
-        ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool,
+        _workers() as pool,
         tqdm(total=total, desc="embed", unit="photo", disable=None if progress else True) as bar,
     ):
         for number in range(-(-total // rows_per_part)):
@@ -128,7 +148,8 @@ def embed(
                 part, lost = _write(pool, span, labels, model, path, wanted, limits, bar)
             else:
                 bar.update(len(span))
-                bar.initial += len(span)  # kept parts do not count into the rate
+                if not bar.disable:  # a quiet bar has no such field
+                    bar.initial += len(span)  # kept parts do not count into the rate
             parts.append(part)
             rejected += lost
     return parts, rejected
@@ -140,10 +161,10 @@ def _finished(path: Path, wanted: dict[str, str]) -> tuple[Part | None, list[Rej
         return None, []
     try:
         footer = table.read_metadata(path)
-        rows = table.rows(path)
+        if {key: footer.get(key) for key in wanted} != wanted:
+            return None, []
+        rows = table.read_columns([path], table.column_names(path)).num_rows  # checks every page
     except DamagedError:
-        return None, []
-    if {key: footer.get(key) for key in wanted} != wanted:
         return None, []
     facts = file_facts(path)
     return Part(path.name, rows, facts["bytes"], facts["sha256"]), [
@@ -161,44 +182,42 @@ def _write(
     limits: photos.Limits,
     bar: tqdm,
 ) -> tuple[Part, list[Rejected]]:
-    size = model.config.model.input_size
-    layout = layout_of(model)
-    attributes = list(model.memory.vocabulary)
-    schema = table.schema(layout, labels, attributes)
+    schema = table.schema(layout_of(model), labels, list(model.memory.vocabulary))
+    groups = [span[at : at + BATCH] for at in range(0, len(span), BATCH)]
     batches: list[pa.RecordBatch] = []
     rejected: list[Rejected] = []
-    held: list[tuple[Photo, _Ready]] = []
-
-    def flush() -> None:
-        if not held:
-            return
-        encoded = encode(model, np.stack([ready.pixels for _, ready in held]))
-        columns = [
-            pa.array([photo.id for photo, _ in held], pa.string()),
-            pa.array([photo.path or None for photo, _ in held], pa.string()),
-            pa.array([ready.width for _, ready in held], pa.int32()),
-            pa.array([ready.height for _, ready in held], pa.int32()),
-            pa.array([ready.content_hash for _, ready in held], pa.string()),
-            *(pa.array([photo.attributes.get(name) for photo, _ in held], pa.string()) for name in labels),
-            *(pa.array(encoded.predicted[name], pa.string()) for name in attributes),
-            table.fixed_size_list(encoded.norms),
-            table.fixed_size_list(encoded.units.astype(np.float16)),
-        ]
-        batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
-        held.clear()
-
-    for photo, ready in ahead(pool, lambda p: _decode(p, size, limits), span, AHEAD * BATCH):
-        if isinstance(ready, Rejected):
-            rejected.append(ready)
-        else:
-            held.append((photo, ready))
-        if len(held) == BATCH:
-            flush()
-        bar.update()
-    flush()
-    lost = json.dumps([[r.id, r.path, r.reason] for r in rejected], ensure_ascii=False)
+    for group, (batch, lost) in ahead(pool, lambda each: _batch(each, labels, model, schema, limits), groups, AHEAD):
+        batches.append(batch)
+        rejected += lost
+        bar.update(len(group))
+    said = json.dumps([[r.id, r.path, r.reason] for r in rejected], ensure_ascii=False)
     rows = pa.Table.from_batches(batches, schema=schema)
-    return table.write_part(path, rows, footer | {"rejected": lost}), rejected
+    return table.write_part(path, rows, footer | {"rejected": said}), rejected
+
+
+def _batch(
+    group: Sequence[Photo], labels: Sequence[str], model: Model, schema: pa.Schema, limits: photos.Limits
+) -> tuple[pa.RecordBatch, list[Rejected]]:
+    """Rows of the table for the photos that can be read, and the others."""
+    size = model.config.model.input_size
+    results = [(photo, _decode(photo, size, limits)) for photo in group]
+    held = [(photo, ready) for photo, ready in results if isinstance(ready, _Ready)]
+    rejected = [ready for _, ready in results if isinstance(ready, Rejected)]
+    if not held:
+        return pa.RecordBatch.from_pylist([], schema=schema), rejected
+    encoded = encode(model, np.stack([ready.pixels for _, ready in held]))
+    columns = [
+        pa.array([photo.id for photo, _ in held], pa.string()),
+        pa.array([photo.path or None for photo, _ in held], pa.string()),
+        pa.array([ready.width for _, ready in held], pa.int32()),
+        pa.array([ready.height for _, ready in held], pa.int32()),
+        pa.array([ready.content_hash for _, ready in held], pa.string()),
+        *(pa.array([photo.attributes.get(name) for photo, _ in held], pa.string()) for name in labels),
+        *(pa.array(values, pa.string()) for values in encoded.predicted.values()),
+        table.fixed_size_list(encoded.norms),
+        table.fixed_size_list(encoded.units.astype(np.float16)),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema), rejected
 
 
 @dataclass(frozen=True)
@@ -224,8 +243,9 @@ def build_gallery(
 
     model: a checkpoint or a shipped model's name (default: the shipped one); kind: "auto", "exact" or "ivfpq".
     Interrupted, the same call goes on at the first part that is missing. A gallery that already holds these photos, by
-    this model, is left as it is. One of other photos or another model is a MismatchError, unless ``replace``: then the
-    new one is built beside it and takes its place in one step, so readers see the old one or the new one.
+    this model, is left as it is; what is damaged in it is made anew. One of other photos or another model is a
+    MismatchError, unless ``replace``: then the new one is built beside it and takes its place in one step, so readers
+    see the old one or the new one.
 
     Raises InputError when no photo can be read, ModelError, GalleryError.
     """
@@ -234,13 +254,25 @@ def build_gallery(
     listing = source.fingerprint()[:16]
     settings = network.config.model_dump(mode="json", exclude={"data", "training"})
     identity = {"model": network.fingerprint, "config": fingerprint(settings), "source": listing}
-    old = Gallery.open(path) if (path / "gallery.json").is_file() else None
+    layout, labels = layout_of(network), list(source.attributes)
+    table.schema(layout, labels, list(network.vocabulary))  # what cannot be built is refused before anything is written
+    choose(len(source), layout.dim, kind)
+    old = _existing(path, replace)
+    broken: list[Path] = []
     if old is not None and not replace:
-        return _as_it_is(old, identity, kind, progress)
+        _refuse_another(old, identity)
+        broken = [f for f, facts in old.named_files().items() if not f.is_file() or sha256_file(f) != facts["sha256"]]
+        if all(file.parent.name.startswith("gen-") for file in broken):
+            return _as_it_is(old, kind, bool(broken), progress)
     first = 1 + max((int(part.name[5:-8]) for part in old.manifest.parts), default=-1) if old else 0
     _plan(path, identity | {"rows_per_part": str(rows_per_part)}, old is None, replace)
     remove_leftovers(path)
-    labels = list(source.attributes)
+    for unnamed in path.glob("gen-*") if old is None else ():  # killed just before its first commit
+        remove(unnamed)
+    for number, sound in enumerate(old.part_paths if old and broken else ()):
+        kept = path / "table" / f"part-{first + number:05d}.parquet"
+        if sound not in broken and not kept.exists():
+            shutil.copyfile(sound, kept)  # a copy that was cut off is found out and made again
     parts, rejected = embed(
         source, len(source), labels, network, path / "table", identity,
         first_part=first, rows_per_part=rows_per_part, progress=progress,
@@ -254,7 +286,6 @@ def build_gallery(
         raise InputError(f"{source.root}: none of {len(rejected)} photos can be read ({reasons}); check the folder")
     rejected += [Rejected(*missing) for missing in source.missing]
     search = network.config.search
-    layout = layout_of(network)
     manifest = Manifest(
         layout=layout,
         attributes=network.vocabulary,
@@ -285,28 +316,39 @@ def reindex(gallery: str | Path, kind: str = "auto", seed: int = 0, progress: bo
     return Gallery.open(path)
 
 
-def _as_it_is(old: Gallery, identity: dict[str, str], kind: str, progress: bool) -> Built:
-    """Keep a gallery of the same photos and model, with another index if one is asked for."""
+def _existing(path: Path, replace: bool) -> Gallery | None:
+    """The gallery at ``path``, whatever state its files are in; one whose manifest is damaged can only be replaced."""
+    if not (path / MANIFEST).is_file():
+        return None
+    try:
+        return Gallery(path, Gallery.read_manifest(path))
+    except DamagedError as error:
+        if not replace:
+            raise DamagedError(f"{error}, with --replace") from None
+    atomic_write(path / PLAN, b"{}")  # from here on it is an unfinished build
+    remove(path / MANIFEST)
+    return None
+
+
+def _refuse_another(old: Gallery, identity: dict[str, str]) -> None:
     manifest = old.manifest
-    if manifest.model["fingerprint"] != identity["model"]:
-        raise MismatchError(
-            f"{old.path} was made by model {manifest.model['fingerprint']}, this is {identity['model']}: "
-            "choose another --gallery, or --replace this one"
-        )
-    if manifest.source["fingerprint"] != identity["source"]:
-        raise MismatchError(
-            f"{old.path} holds the photos {manifest.source['fingerprint']} of {manifest.source['path']}, these are "
-            f"{identity['source']}: choose another --gallery, or --replace this one"
-        )
-    if manifest.config_fingerprint != identity["config"]:
-        raise MismatchError(
-            f"{old.path} was made with config {manifest.config_fingerprint}, this is {identity['config']}: "
-            "choose another --gallery, or --replace this one"
-        )
-    current = manifest.current
-    if current is not None and kind in ("auto", current.recipe["kind"]):
-        return Built(old, manifest.rejected, False)
-    return Built(reindex(old.path, kind, progress=progress), manifest.rejected, True)
+    for what, has, wanted in (
+        ("was made by model", manifest.model["fingerprint"], identity["model"]),
+        (f"is of {manifest.source['path']}, with photos", manifest.source["fingerprint"], identity["source"]),
+        ("was made with config", manifest.config_fingerprint, identity["config"]),
+    ):
+        if has != wanted:
+            raise MismatchError(
+                f"{old.path} {what} {has}, this is {wanted}: choose another --gallery, or --replace this one"
+            )
+
+
+def _as_it_is(old: Gallery, kind: str, broken: bool, progress: bool) -> Built:
+    """Keep a gallery of the same photos and model; its index is made anew if it is broken or of another kind."""
+    current = old.manifest.current
+    if not broken and current is not None and kind in ("auto", current.recipe["kind"]):
+        return Built(old, old.manifest.rejected, False)
+    return Built(reindex(old.path, kind, progress=progress), old.manifest.rejected, True)
 
 
 def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> None:
@@ -326,7 +368,7 @@ def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> Non
                 if begun.get(key) != identity[key]
             ]
             raise MismatchError(f"{path} holds an unfinished build of {'; '.join(said)}: --replace begins again")
-    elif new and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif new and path.exists() and not (path.is_dir() and all(f.name.startswith(TEMPORARY) for f in path.iterdir())):
         raise GalleryError(f"{path} is there and is no gallery: choose another --gallery")
     atomic_write(plan, json.dumps(identity, indent=1).encode())
 

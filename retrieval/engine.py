@@ -287,6 +287,8 @@ class Engine:
         for edit in edits:
             weights[edit.attribute] *= self.edited
         for name, factor in request.weight.items():
+            if not 0 <= factor < np.inf:
+                raise InputError(f"weight {name}={factor}: a weight is a finite number, 0 or more")
             weights[self._block(name)] *= factor
         for name in request.drop:
             weights[self._block(name)] = 0.0

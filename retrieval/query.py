@@ -70,7 +70,7 @@ class Names:
 def _plain(text: str) -> str:
     """Letters and digits only, case folded, one plural ending dropped: "T-Shirts" and "tshirt" meet."""
     word = re.sub(r"[\W_]+", "", text.casefold())
-    for ending, kept in (("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("ies", "y"), ("s", "")):
+    for ending, kept in (("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("ies", "y"), ("s", "")):
         if word.endswith(ending) and len(word) > len(ending) + 1 and not (ending == "s" and word.endswith("ss")):
             return word.removesuffix(ending) + kept
     return word
@@ -107,30 +107,35 @@ def _resolve(text: str, table: Mapping[str, str], known: Iterable[str], what: st
     raise UnknownNameError(f"unknown {what} {text!r}; {offer}")
 
 
+_NEXT = re.compile(r";(?=[^;=!<>]*[=!<>]|[\s;]*$)")  # a ";" inside a value, as in "Mobile; Pouch", splits nothing
+
+
+def _pieces(texts: Iterable[str]) -> list[str]:
+    """``["color=gray; sleeve=long", ...]`` -> each NAME=VALUE."""
+    return [piece for text in texts for part in _NEXT.split(text) if (piece := part.strip("; \t\r\n"))]
+
+
 def assignments(texts: Iterable[str], what: str = "--set") -> dict[str, str]:
     """``["color=gray;sleeve=long", ...]`` -> {"color": "gray", "sleeve": "long"}; InputError for anything else."""
     result: dict[str, str] = {}
-    for text in texts:
-        for piece in filter(None, (p.strip() for p in text.split(";"))):
-            name, equals, value = (p.strip() for p in piece.partition("="))
-            if not (name and equals and value):
-                raise InputError(f"{what} {piece!r}: write NAME=VALUE, for example color=gray")
-            if name in result and result[name] != value:
-                raise InputError(f"{what}: {name} is given twice, as {result[name]!r} and {value!r}; keep one")
-            result[name] = value
+    for piece in _pieces(texts):
+        name, equals, value = (p.strip() for p in piece.partition("="))
+        if not (name and equals and value):
+            raise InputError(f"{what} {piece!r}: write NAME=VALUE, for example color=gray")
+        if name in result and result[name] != value:
+            raise InputError(f"{what}: {name} is given twice, as {result[name]!r} and {value!r}; keep one")
+        result[name] = value
     return result
 
 
 def weights_of(texts: Iterable[str]) -> dict[str, float]:
-    """``["color=2"]`` -> {"color": 2.0}; InputError for what is not a number, 0 or more."""
+    """``["color=2"]`` -> {"color": 2.0}; InputError for what is not a number."""
     result = {}
     for name, value in assignments(texts, "--weight").items():
         try:
             result[name] = float(value)
         except ValueError:
             raise InputError(f"--weight {name}={value}: the weight must be a number, for example {name}=2") from None
-        if not (np.isfinite(result[name]) and result[name] >= 0):
-            raise InputError(f"--weight {name}={value}: the weight must be finite and 0 or more")
     return result
 
 
@@ -179,7 +184,7 @@ def filter_rows(gallery: Gallery, names: Names, conditions: Sequence[str]) -> np
     several. An attribute of the model filters its label column where the gallery has one, else its predicted column;
     attribute and value aliases apply. Other columns compare as text, exactly. A blank fails ``=`` and passes ``!=``.
     """
-    pieces = [p for text in conditions for p in text.split(";") if p.strip()]
+    pieces = _pieces(conditions)
     if not pieces:
         return None
     keep: Any = None
@@ -217,13 +222,9 @@ def _column(gallery: Gallery, names: Names, name: str, value: str) -> tuple[str,
     except UnknownNameError:
         raise UnknownNameError(f"--where: no column {name!r}; {nearest(name, [*plain, *names.vocabulary])}") from None
     column = PREDICTED + attribute if predicted else label_column(gallery, attribute)
-    try:
-        return column, names.value(attribute, value)
-    except UnknownNameError:
-        known = gallery.columns([column])[column]
-        if pc.any(pc.equal(known, value)).as_py():  # a label that the model never learned is still a label
-            return column, value
-        raise
+    if pc.any(pc.equal(gallery.columns([column])[column], value)).as_py():
+        return column, value  # a label that the model never learned is still a label
+    return column, names.value(attribute, value)
 
 
 def _compare_numbers(data: pa.ChunkedArray, sign: str, value: str, piece: str) -> Any:

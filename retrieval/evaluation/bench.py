@@ -126,8 +126,9 @@ def run(
     variants = _column(engine.gallery, variant, VARIANTS)
     asked = every
     if holdout is not None:
-        groups = variants if variants is not None else styles
-        asked = every[held_out(groups if groups is not None else [None] * len(every), labelled.ids, holdout)]
+        blank: list[str | None] = [None] * len(every)
+        groups = [product or look for product, look in zip(variants or blank, styles or blank, strict=True)]
+        asked = every[held_out(groups, labelled.ids, holdout)]
     sizes = [len(values) for values in labelled.values]
     edits = protocols.edit_queries(labelled.codes, asked, every, sizes, queries, seed)
     jobs = _Jobs(engine, max(ks) + 1, recall, progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from index.errors import ModelError
+from index.errors import ConfigError, ModelError
+from index.files import atomic_write
 from retrieval.config import Config, parse
+from retrieval.config import fingerprint as checksum
 from retrieval.models.memory import Memory
 from retrieval.models.network import GarmentNet, block_dims
 
@@ -63,13 +64,7 @@ def write(
         "fsearch.facts": json.dumps(facts, ensure_ascii=False),
         "fsearch.fingerprint": mark,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(save(tensors, metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic_write(path, save(tensors, metadata | {"fsearch.checksum": checksum(metadata)}))
     return mark
 
 
@@ -99,14 +94,21 @@ def read(name: str | Path | None = None) -> Model:
         raise ModelError(f"{path}: not a readable checkpoint ({error}): restore it or train again") from None
     if "fsearch.format" not in metadata:
         raise ModelError(f"{path}: a safetensors file, but not one that fsearch wrote: fsearch train makes one")
-    if int(metadata["fsearch.format"]) > FORMAT:
-        raise ModelError(f"{path}: written by a newer fsearch (format {metadata['fsearch.format']}): upgrade fsearch")
-    config = parse(json.loads(metadata["fsearch.config"]), str(path))
-    vocabulary = json.loads(metadata["fsearch.vocabulary"])
+    try:
+        if int(metadata["fsearch.format"]) > FORMAT:
+            version = metadata["fsearch.format"]
+            raise ModelError(f"{path}: written by a newer fsearch (format {version}): upgrade fsearch")
+        if metadata.pop("fsearch.checksum", None) not in (None, checksum(metadata)):  # None: the first had no checksum
+            raise ValueError("its checksum differs")
+        said, facts = metadata["fsearch.fingerprint"], json.loads(metadata["fsearch.facts"])
+        config = parse(json.loads(metadata["fsearch.config"]), "config")
+        vocabulary = json.loads(metadata["fsearch.vocabulary"])
+    except (ConfigError, KeyError, ValueError) as error:
+        raise ModelError(f"{path}: the header is damaged ({error}): restore the file or train again") from None
     mark = _fingerprint(tensors, config, vocabulary)
-    if mark != metadata["fsearch.fingerprint"]:
+    if mark != said:
         raise ModelError(
-            f"{path}: content has fingerprint {mark}, its header says {metadata['fsearch.fingerprint']}: "
+            f"{path}: content has fingerprint {mark}, its header says {said}: "
             "the file is damaged, restore it or train again"
         )
     bare = config.model.model_copy(update={"pretrained": False})  # the weights are in the file
@@ -120,7 +122,7 @@ def read(name: str | Path | None = None) -> Model:
     net.eval().requires_grad_(False)
     dims = {name: d for name, d in block_dims(config.model).items() if name in vocabulary}
     memory = Memory(vocabulary, dims, np.ascontiguousarray(tensors["memory.matrix"].float().numpy()))
-    return Model(net, memory, config, mark, path, json.loads(metadata["fsearch.facts"]))
+    return Model(net, memory, config, mark, path, facts)
 
 
 def _fingerprint(tensors: dict[str, torch.Tensor], config: Config, vocabulary: dict[str, list[str]]) -> str:

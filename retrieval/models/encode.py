@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from index.errors import ModelError
 from retrieval import photos
 from retrieval.models.checkpoint import Model
 
@@ -27,7 +28,10 @@ class Encoded(NamedTuple):
 
 @torch.inference_mode()
 def encode(model: Model, pixels: npt.NDArray[np.uint8]) -> Encoded:
-    """Letterboxed photos (n, s, s, 3) uint8 -> their embeddings. The same code for tables and for queries."""
+    """Letterboxed photos (n, s, s, 3) uint8 -> their embeddings. The same code for tables and for queries.
+
+    ModelError when a feature is not finite.
+    """
     where = next(model.net.parameters()).device
     output = model.net(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(where))
     units, norms = [], []
@@ -41,9 +45,10 @@ def encode(model: Model, pixels: npt.NDArray[np.uint8]) -> Encoded:
         values = model.memory.vocabulary[name]
         predicted[name] = [values[i] for i in code.tolist()]
         sure[name] = best.cpu().numpy()
-    return Encoded(
-        torch.cat(units, 1).float().cpu().numpy(), torch.cat(norms, 1).float().cpu().numpy(), predicted, sure
-    )
+    together, lengths = torch.cat(units, 1).float().cpu().numpy(), torch.cat(norms, 1).float().cpu().numpy()
+    if not np.isfinite(lengths).all():
+        raise ModelError(f"{model.path}: gives features that are not finite; its training diverged, train again")
+    return Encoded(together, lengths, predicted, sure)
 
 
 def encode_photos(model: Model, sources: Sequence[photos.Source]) -> Encoded:

@@ -102,6 +102,6 @@ def read(path: Path) -> Memory:
             header = file.metadata()
             matrix = file.get_tensor("matrix")
         return Memory(json.loads(header["vocabulary"]), json.loads(header["dims"]), matrix)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise DamagedError(f"{path}: damaged ({said}); run `fsearch verify` on its gallery") from None

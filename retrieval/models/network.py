@@ -60,12 +60,12 @@ class GarmentNet(nn.Module):
         self.branches = nn.ModuleList(
             LocalBranch(base.channels, config.branch_dim, config.reduction) for _ in range(config.branches)
         )
-        self.attributes = nn.ModuleDict(
-            {
-                name: AttributeBlock(base.channels, attribute.dim, len(vocabulary[name]), config.reduction)
-                for name, attribute in config.attributes.items()
-            }
-        )
+        self.attributes = nn.ModuleDict()
+        for name, attribute in config.attributes.items():
+            # past ModuleDict's own check: it refuses what its methods are called, and "type" is a likely attribute
+            self.attributes._modules[name] = AttributeBlock(
+                base.channels, attribute.dim, len(vocabulary[name]), config.reduction
+            )
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
 

@@ -33,7 +33,7 @@ def move(photos: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def light(photos: Tensor, generator: torch.Generator) -> Tensor:
-    """Small brightness (10%) and contrast (10%) changes that keep colors their names."""
+    """Small contrast (10%) and brightness (5% of the range) changes that keep colors their names."""
     n = len(photos)
     gain = 1 + 0.1 * (torch.rand(n, 1, 1, 1, generator=generator) * 2 - 1)
     shift = 0.05 * 255 * (torch.rand(n, 1, 1, 1, generator=generator) * 2 - 1)

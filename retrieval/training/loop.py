@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from index.errors import MismatchError
+from index.errors import InputError, MismatchError
+from index.files import atomic_path
 from retrieval.config import LOOK, Config, fingerprint
 from retrieval.models import checkpoint, memory
 from retrieval.models.network import GarmentNet
@@ -35,6 +35,8 @@ def train(data: TrainingSet, config: Config, out: Path, half: bool = False, prog
     Killed and run again with the same config and data, it goes on from the last saved state. Every step draws its
     batch and its augmentation from (seed, step) alone, so a resumed run sees what an unbroken one would have seen.
     """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name the checkpoint file, such as {out / 'model.safetensors'}")
     settings = config.training
     torch.manual_seed(settings.seed)
     where = device()
@@ -158,10 +160,8 @@ def _save(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimiz
     tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"opt.{number}.{k}": v.contiguous() for k, v in moments.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, str(temporary), {"step": str(step), "fingerprint": mark})
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {"step": str(step), "fingerprint": mark})
 
 
 def _resume(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer) -> int:
@@ -170,13 +170,13 @@ def _resume(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optim
         return 0
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError:
+    except (SafetensorError, OSError):
         raise MismatchError(f"{path}: not a readable training state: delete it to start again") from None
-    if metadata["fingerprint"] != mark:
+    if metadata.get("fingerprint") != mark:
         raise MismatchError(
-            f"{path}: saved by a run with fingerprint {metadata['fingerprint']}, this one is {mark}: "
+            f"{path}: saved by a run with fingerprint {metadata.get('fingerprint', 'none')}, this one is {mark}: "
             "delete it to start again, or run with the config and data that made it"
         )
     net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})

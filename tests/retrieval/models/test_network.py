@@ -1,0 +1,72 @@
+"""The network: names, shapes and order of its blocks, and the preprocessing inside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from retrieval.config import ModelConfig
+from retrieval.models.network import MEAN, STD, GarmentNet, block_dims
+
+VOCABULARY = {"sleeve": ["long", "short"], "color": ["red", "blue", "gray"]}
+SIZES = {"backbone": "regnet_tiny", "input_size": 32, "branches": 3, "branch_dim": 4}
+CONFIG = ModelConfig(**SIZES, attributes={"sleeve": {"dim": 5}, "color": {"dim": 6}})
+
+
+def test_blocks_come_in_the_configs_order_with_the_stated_widths() -> None:
+    net = GarmentNet(CONFIG, VOCABULARY).eval()
+    with torch.inference_mode():
+        output = net(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    assert block_dims(CONFIG) == {"look": 12, "sleeve": 5, "color": 6}
+    assert list(output.blocks) == ["look", "sleeve", "color"]
+    assert {name: tuple(block.shape) for name, block in output.blocks.items()} == {
+        name: (2, width) for name, width in block_dims(CONFIG).items()
+    }
+    assert {name: tuple(x.shape) for name, x in output.logits.items()} == {"sleeve": (2, 2), "color": (2, 3)}
+
+
+def test_look_is_the_branches_side_by_side() -> None:
+    net = GarmentNet(CONFIG, VOCABULARY).eval()
+    photos = torch.rand(2, 3, 32, 32) * 255
+    with torch.inference_mode():
+        features = net.feature_map(photos)
+        look = net(photos).blocks["look"]
+        for i, branch in enumerate(net.branches):
+            torch.testing.assert_close(look[:, 4 * i : 4 * i + 4], branch(features))
+
+
+def test_photos_are_normalised_by_imagenets_statistics_on_0_to_255() -> None:
+    net = GarmentNet(CONFIG, VOCABULARY).eval()
+    seen = []
+    net.stem.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    photos = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        first, again = net(photos).blocks["color"], net(photos.float()).blocks["color"]
+    expected = (photos.numpy() / 255.0 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+    np.testing.assert_allclose(seen[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(first, again)
+
+
+def test_a_photos_features_do_not_depend_on_its_batch() -> None:
+    net = GarmentNet(CONFIG, VOCABULARY).eval()
+    photos = torch.rand(5, 3, 32, 32) * 255
+    with torch.inference_mode():
+        together = net(photos).blocks
+        for i in range(5):
+            for name, alone in net(photos[i : i + 1]).blocks.items():
+                torch.testing.assert_close(alone[0], together[name][i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["type", "items", "half", "sleeve length", "Ärmel"])
+def test_any_column_name_can_be_an_attribute(name: str) -> None:
+    config = ModelConfig(**SIZES, attributes={name: {"dim": 5}})
+    net = GarmentNet(config, {name: ["a", "b"]})
+    state = net.state_dict()
+    assert f"attributes.{name}.bias" in state
+    other = GarmentNet(config, {name: ["a", "b"]}).eval()
+    other.load_state_dict(state)
+    photos = torch.rand(2, 3, 32, 32) * 255
+    with torch.inference_mode():
+        torch.testing.assert_close(other(photos).blocks[name], net.eval()(photos).blocks[name])
+    assert net.attributes.to("cpu") is net.attributes
