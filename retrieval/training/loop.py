@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def train(data: TrainingSet, config: Config, out: Path, half: bool = False, prog
     )
     codes = torch.from_numpy(data.codes[rows])
     weights = [losses.class_weights(codes[:, i], len(v)).to(where) for i, v in enumerate(data.vocabulary.values())]
-    mark = fingerprint([config.model_dump(exclude={"search"}), data.vocabulary, len(data.ids), data.ids[:1000]])
+    labels = hashlib.sha256(data.codes.tobytes() + data.styles.tobytes() + data.validation.tobytes()).hexdigest()
+    mark = fingerprint([config.model_dump(exclude={"search"}), data.vocabulary, data.ids, labels])
     state = out.with_name(f"{out.stem}.state.safetensors")
     start = _resume(state, mark, net, optimizer)
     steps = range(start, settings.steps)
