@@ -21,14 +21,15 @@ from retrieval.evaluation import protocols
 from retrieval.evaluation.bench import Labelled
 from retrieval.query import Edit
 
-STEPS = (0.0, 0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
+STEPS = (0.0, 0.5, 0.7, 1.4, 2.0)
+STRENGTHS = (1.0, 1.5, 2.0, 3.0)
 
 
-def block_scores(engine: Engine, rows: np.ndarray, edits: list[list[Edit]]) -> np.ndarray:
+def block_scores(engine: Engine, rows: np.ndarray, edits: list[list[Edit]], strength: float) -> np.ndarray:
     """Cosines of each edited query with each gallery row, by block: (B, Q, N) float16."""
     layout = engine.layout
     everything = np.asarray(engine.index.vectors, np.float32)
-    raw = q.edited(q.raw_blocks(everything[rows], engine.gallery.norms(rows), layout), edits, engine.memory)
+    raw = q.edited(q.raw_blocks(everything[rows], engine.gallery.norms(rows), layout), edits, engine.memory, strength)
     queries = q.vectors(raw, layout, np.ones((len(rows), len(layout.blocks)), np.float32))
     scores = np.stack([queries[:, b.start : b.stop] @ everything[:, b.start : b.stop].T for b in layout.blocks])
     scores[:, np.arange(len(rows)), rows] = -9  # the reference is taken out
@@ -72,11 +73,10 @@ def main(gallery: Path, holdout: float, queries: int, variant: str, color: str, 
         (variants.row, np.full(len(variants.row), at), variants.color),
         (tuples.row, tuples.attribute, tuples.value),
     ]
-    scored = [
-        block_scores(engine, rows, [edit(*map(int, each)) for each in zip(rows, a, v, strict=True)])
-        for rows, a, v in asks
-    ]
+    edits = [[edit(*map(int, each)) for each in zip(*ask, strict=True)] for ask in asks]
     changed = [np.array([names.index(labelled.attributes[int(i)]) for i in a]) for _, a, _ in asks]
+
+    scored: list[np.ndarray] = []
 
     def judge(weights: dict[str, float]) -> tuple[float, dict[str, float]]:
         base = np.array([weights[name] for name in names])
@@ -91,10 +91,17 @@ def main(gallery: Path, holdout: float, queries: int, variant: str, color: str, 
         aim = ("variant_hit@4", "variant_hit@10", "hit@10")
         return float(np.mean([figures[name] for name in aim])), figures
 
-    weights = dict.fromkeys(names, 1.0) | {"edited": 1.0}
-    best, figures = judge(weights)
-    click.echo(f"equal weights: {best:.4f} {_said(figures)}")
-    for sweep in range(3):
+    manifest = engine.gallery.manifest
+    weights = {name: manifest.weights.get(name, 1.0) for name in names} | {"edited": engine.edited}
+    trials = {}
+    for strength in STRENGTHS:
+        scored[:] = [block_scores(engine, ask[0], wanted, strength) for ask, wanted in zip(asks, edits, strict=True)]
+        trials[strength] = judge(weights)
+        click.echo(f"strength {strength:g}: {trials[strength][0]:.4f} {_said(trials[strength][1])}")
+    strength = max(trials, key=lambda each: trials[each][0])
+    scored[:] = [block_scores(engine, ask[0], wanted, strength) for ask, wanted in zip(asks, edits, strict=True)]
+    best, figures = trials[strength]
+    for sweep in range(2):
         before = best
         for name in weights:
             for factor in STEPS:
@@ -107,6 +114,7 @@ def main(gallery: Path, holdout: float, queries: int, variant: str, color: str, 
         click.echo(f"sweep {sweep + 1}: {best:.4f} {_said(figures)}")
         if best <= before + 1e-4:
             break
+    click.echo(f"  strength: {strength:g}")
     scale = 1 / weights[names[0]] if weights[names[0]] else 1.0
     for name, weight in weights.items():
         click.echo(f"  {name}: {weight * (1 if name == 'edited' else scale):.3g}")

@@ -48,6 +48,7 @@ VECTORS = "vectors.f16"
 MODEL = "model.safetensors"
 MEMORY = "memory.safetensors"
 REJECTED = "rejected.parquet"
+PLAN = "building.json"  # what an unfinished build is making; gone once it is committed
 _NO_CHECKSUM = "0" * 64
 _NORM_TOLERANCE = 0.01  # float16 rounding moves the length of a unit block by 0.0005 at most
 
@@ -151,7 +152,7 @@ class Gallery:
         """The manifest alone, whatever state the files it names are in."""
         path = Path(path)
         if not (path / MANIFEST).is_file():
-            if (path / TABLE).is_dir():
+            if (path / TABLE).is_dir() or (path / PLAN).is_file():
                 raise GalleryError(f"{path}: unfinished; go on with `fsearch build-index PHOTOS --gallery {path}`")
             raise GalleryError(f"{path}: no gallery here; make one with `fsearch build-index PHOTOS --gallery {path}`")
         return Manifest.from_bytes((path / MANIFEST).read_bytes(), path / MANIFEST)

@@ -60,6 +60,7 @@ class ModelConfig(_Strict):
 class TrainingConfig(_Strict):
     """The plain core: attribute cross entropy, per-attribute and global triplets, style contrast."""
 
+    start: str | None = None  # a checkpoint, by path or shipped name, whose weights are taken over where they fit
     steps: Annotated[int, Field(ge=1)] = 2000
     pairs: Annotated[int, Field(ge=2)] = 64  # photos a batch are twice this: two views of each style
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
@@ -96,6 +97,7 @@ class SearchConfig(_Strict):
 
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     edited: Annotated[float, Field(gt=0)] = 1.0  # factor on the weight of an edited block
+    strength: Annotated[float, Field(gt=0)] = 1.0  # s in f' = f + s M v
     attribute_aliases: dict[str, str] = {}
     value_aliases: dict[str, dict[str, str]] = {}  # attribute -> {what people type: value}
 

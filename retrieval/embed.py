@@ -34,7 +34,7 @@ from index import table
 from index.build import build_generation
 from index.errors import DamagedError, GalleryError, InputError, MismatchError, PhotoError
 from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, remove, sha256_file
-from index.gallery import MANIFEST, MEMORY, MODEL, REJECTED, Gallery, Manifest, remove_leftovers
+from index.gallery import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, Gallery, Manifest, remove_leftovers
 from index.recipe import choose
 from index.table import Layout, Part
 from retrieval import photos
@@ -47,7 +47,6 @@ from retrieval.models.encode import BATCH, encode
 from retrieval.models.memory import to_bytes
 from retrieval.models.network import block_dims
 
-PLAN = "building.json"  # what an unfinished build is making; gone once it is committed
 ROWS_PER_PART = 8192
 AHEAD = 2 * (os.cpu_count() or 1)  # batches under way
 
@@ -289,7 +288,12 @@ def build_gallery(
     manifest = Manifest(
         layout=layout,
         attributes=network.vocabulary,
-        aliases={"attributes": search.attribute_aliases, "values": search.value_aliases, "edited": search.edited},
+        aliases={
+            "attributes": search.attribute_aliases,
+            "values": search.value_aliases,
+            "edited": search.edited,
+            "strength": search.strength,
+        },
         weights={name: float(search.weights.get(name, 1.0)) for name in layout.names},
         model={"name": network.config.name, "fingerprint": network.fingerprint},
         source={"path": str(source.root.resolve()), "fingerprint": listing},
@@ -309,9 +313,11 @@ def build_gallery(
 
 
 def reindex(gallery: str | Path, kind: str = "auto", seed: int = 0, progress: bool = False) -> Gallery:
-    """Build a gallery's index anew from its table: ``fsearch build-index --reindex``."""
+    """Build a gallery's index anew from its table, of the same kind unless told: ``fsearch build-index --reindex``."""
     path = Path(gallery)
     manifest = Gallery.read_manifest(path)  # the broken index itself must not stand in the way
+    if kind == "auto" and manifest.current is not None:
+        kind = manifest.current.recipe["kind"]
     build_generation(Gallery(path, manifest), kind, seed, progress)
     return Gallery.open(path)
 

@@ -147,16 +147,19 @@ def raw_blocks(units: Array, norms: Array, layout: Layout) -> dict[str, Array]:
     }
 
 
-def edited(raw: Mapping[str, Array], edits: Sequence[Sequence[Edit]], memory: Memory) -> dict[str, Array]:
-    """f' = f + M v: the edits of each query added to its raw blocks, (n, D_b) float32 by block; the input is kept.
+def edited(
+    raw: Mapping[str, Array], edits: Sequence[Sequence[Edit]], memory: Memory, strength: float = 1.0
+) -> dict[str, Array]:
+    """f' = f + s M v: the edits of each query added to its raw blocks, (n, D_b) float32 by block; the input is kept.
 
-    A zero block (the photo showed nothing of the attribute) takes the value's own memory column.
+    The paper's s is 1, with a trained M. Columns that are plain means are shorter than the photos they average, so an
+    edit by them falls short; s makes up for it and is chosen on validation (benchmarks/weights.py).
     """
     result = {name: values.copy() for name, values in raw.items()}
     for row, wanted in enumerate(edits):
         for edit in wanted:
             for name, residual in memory.residual(edit.attribute, edit.new, edit.old).items():
-                result[name][row] += residual
+                result[name][row] += strength * residual
     return result
 
 

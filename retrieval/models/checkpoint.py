@@ -98,7 +98,7 @@ def read(name: str | Path | None = None) -> Model:
         if int(metadata["fsearch.format"]) > FORMAT:
             version = metadata["fsearch.format"]
             raise ModelError(f"{path}: written by a newer fsearch (format {version}): upgrade fsearch")
-        if metadata.pop("fsearch.checksum", None) not in (None, checksum(metadata)):  # None: the first had no checksum
+        if metadata.pop("fsearch.checksum") != checksum(metadata):
             raise ValueError("its checksum differs")
         said, facts = metadata["fsearch.fingerprint"], json.loads(metadata["fsearch.facts"])
         config = parse(json.loads(metadata["fsearch.config"]), "config")

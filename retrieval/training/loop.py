@@ -42,6 +42,8 @@ def train(data: TrainingSet, config: Config, out: Path, half: bool = False, prog
     torch.manual_seed(settings.seed)
     where = device()
     net = GarmentNet(config.model, data.vocabulary).to(where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if settings.start is not None:
+        take_over(net, checkpoint.read(settings.start).net)
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -82,6 +84,18 @@ def train(data: TrainingSet, config: Config, out: Path, half: bool = False, prog
     facts["fingerprint"] = checkpoint.write(out, net, matrix, config, facts, torch.float16 if half else torch.float32)
     state.unlink(missing_ok=True)
     return facts
+
+
+def take_over(net: GarmentNet, other: GarmentNet) -> list[str]:
+    """Copy every weight of ``other`` that has the same name and shape in ``net``; returns the names copied.
+
+    Fine-tuning on another catalogue: the backbone fits whatever the attributes are, their blocks only where names and
+    sizes agree.
+    """
+    mine, theirs = net.state_dict(), other.state_dict()
+    fit = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+    net.load_state_dict(fit, strict=False)
+    return list(fit)
 
 
 def _schedule(progress: float) -> float:

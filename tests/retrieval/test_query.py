@@ -136,7 +136,8 @@ def small_memory(seed: int = 0) -> Memory:
     return Memory(vocabulary, dims, np.random.default_rng(seed).normal(size=(5, 5)).astype(np.float32))
 
 
-def test_edits_add_memory_columns_to_raw_features() -> None:
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_edits_add_memory_columns_to_raw_features(strength: float) -> None:
     memory, rng = small_memory(), np.random.default_rng(1)
     raw = {n: rng.normal(size=(4, d)).astype(np.float32) for n, d in {"look": 4, "color": 3, "sleeve": 2}.items()}
     kept = {name: values.copy() for name, values in raw.items()}
@@ -146,7 +147,7 @@ def test_edits_add_memory_columns_to_raw_features() -> None:
         [Edit("sleeve", "long", None)],
         [Edit("color", "blue", "red"), Edit("sleeve", "short", "long")],
     ]
-    got = q.edited(raw, edits, memory)
+    got = q.edited(raw, edits, memory, strength)
     columns = {"red": 0, "blue": 1, "gray": 2, "long": 3, "short": 4}
     for row, wanted in enumerate(edits):
         v = np.zeros(5)
@@ -154,7 +155,7 @@ def test_edits_add_memory_columns_to_raw_features() -> None:
             v[columns[edit.new]] += 1
             if edit.old is not None:
                 v[columns[edit.old]] -= 1
-        moved = memory.matrix.astype(np.float64) @ v  # M v, off-block entries and all
+        moved = strength * memory.matrix.astype(np.float64) @ v  # s M v, off-block entries and all
         np.testing.assert_allclose(got["look"][row], kept["look"][row])
         np.testing.assert_allclose(got["color"][row], kept["color"][row] + moved[:3], atol=1e-5)
         np.testing.assert_allclose(got["sleeve"][row], kept["sleeve"][row] + moved[3:], atol=1e-5)

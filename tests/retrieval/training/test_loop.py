@@ -197,6 +197,33 @@ def test_half_precision_weights(photos: TrainingSet, settings: Settings, tmp_pat
     assert half.path.stat().st_size < 0.6 * full.path.stat().st_size
 
 
+def test_weights_are_taken_over_where_they_fit(photos: TrainingSet, settings: Settings, tmp_path: Path) -> None:
+    loop.train(photos, settings(steps=1), tmp_path / "first.safetensors")
+    start = checkpoint.read(tmp_path / "first.safetensors").net
+    vocabulary = {name: [*values, "one more"] for name, values in photos.vocabulary.items()}
+    net = GarmentNet(start.config, vocabulary)
+    taken = set(loop.take_over(net, start))
+    states = net.state_dict(), start.state_dict()
+    for name in states[0]:
+        fits = states[0][name].shape == states[1][name].shape
+        assert (name in taken) == fits
+        if fits:
+            torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=0)
+    assert {name for name in states[0] if name not in taken} == {
+        f"attributes.{name}.{part}" for name in vocabulary for part in ("prototypes", "bias")
+    }
+
+
+def test_training_starts_from_the_checkpoint_that_is_named(
+    photos: TrainingSet, settings: Settings, tmp_path: Path
+) -> None:
+    loop.train(photos, settings(steps=3), tmp_path / "first.safetensors")
+    still = settings(steps=1, learning_rate=1e-12, start=str(tmp_path / "first.safetensors"))
+    loop.train(photos, still, tmp_path / "second.safetensors")
+    one, two = (checkpoint.read(tmp_path / f"{name}.safetensors").net for name in ("first", "second"))
+    torch.testing.assert_close(one.stem[0].weight, two.stem[0].weight, rtol=0, atol=1e-6)
+
+
 def test_no_validation_part(colored: Colored, settings: Settings, tmp_path: Path) -> None:
     config = settings(data={"holdout": 1e-6}, steps=1)
     facts = loop.train(gather(colored(20), config), config, tmp_path / "m.safetensors")
