@@ -3,7 +3,7 @@
     python benchmarks/embed.py [PHOTOS_FOLDER] [--model NAME] [--rounds N]
 
 Both are measured in turn in one run, so that the ratio holds on a machine whose speed drifts. Without a folder it draws
-garments (144 x 192 JPEGs). The aim is a median ratio of 0.90.
+garments (120 x 160 JPEGs). The aim is a median ratio of 0.90.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from retrieval.datasets.garments_lines import Layer, Points
 from retrieval.datasets.garments_shape import layers
 from retrieval.datasets.garments_style import RGB, Garment
 
-SIZE = (144, 192)  # width, height in pixels
+SIZE = (120, 160)  # width, height in pixels
 DOMAINS = ("shop", "phone")
-_OVERSAMPLING = 3  # outlines are drawn this much larger; cloth is smooth by itself
+_OVERSAMPLING = 2  # outlines are drawn this much larger; cloth is smooth by itself
 _FILLS = {"metal": (150, 152, 158), "pale": (232, 226, 214)}
 _LUMINANCE = np.array((0.299, 0.587, 0.114), np.float32)
 
