@@ -9,6 +9,9 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 # (3, height, width), 0..255: planes, because numpy is several times slower over an innermost axis of three
 Canvas = NDArray[np.float32]
 Size = tuple[int, int]  # width, height
+# glibc maps every block of a canvas's size afresh, page by page, until it has seen a larger one freed: a tenth of the
+# drawing. Elsewhere, and where it has, this does nothing.
+np.empty(1 << 24, np.uint8)
 _Color = tuple[int, int, int]
 
 
