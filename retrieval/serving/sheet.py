@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
@@ -19,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from index.errors import FsearchError
+from index.files import atomic_write
 from retrieval.serving.picture import draw_rows
 from retrieval.serving.tiles import Row, Tile, Words, clean, fit, photo_of, words_of
 
@@ -41,23 +40,14 @@ def save_sheet(path: str | Path, rows: Sequence[Row], title: str, facts: Mapping
 
 
 def write_as(path: Path, writers: Mapping[str, Callable[[], bytes]]) -> None:
-    """Write what the writer for this ending makes: a temporary name beside it, fsync, rename. Raises FsearchError."""
+    """Write what the writer for this ending makes, all or nothing. Raises FsearchError."""
     writer = writers.get(path.suffix.lower())
     if writer is None:
         raise FsearchError(f"{path}: can be saved as {' or '.join(writers)}; give a name that ends so")
     if not path.parent.is_dir():  # told before the work, not after it
         raise FsearchError(f"{path}: there is no folder {path.parent}; make it first")
-    content = writer()
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        atomic_write(path, writer())
     except OSError as error:
         raise FsearchError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 

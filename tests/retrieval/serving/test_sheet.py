@@ -318,7 +318,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("retrieval.serving.sheet.os.fsync", full)
+    monkeypatch.setattr("index.files.os.fsync", full)
     with pytest.raises(FsearchError, match="No space left on device"):
         save_sheet(tmp_path / "a.html", [a_row()], "new", {})
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.html", before)]
