@@ -13,6 +13,11 @@ from typing import Any
 
 from index.errors import GalleryError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 TEMPORARY = ".tmp-"  # every unfinished file or folder starts so, and is a leftover when its writer is gone
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
@@ -66,6 +71,37 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise GalleryError(f"{path}: cannot be written ({reason}); mend that and run again") from error
     finally:
         remove(temporary)
+
+
+@contextmanager
+def only_writer(path: Path | str) -> Iterator[None]:
+    """Hold the folder ``path``, made if it is not there, against other writers; readers need no lock.
+
+    The lock is the folder's own (flock), ends with the process however that ends, and leaves no file. GalleryError when
+    another process holds it. Where folders cannot be locked (Windows, some network disks) nothing is held.
+    """
+    path = Path(path)
+    if fcntl is None or (path.exists() and not path.is_dir()):
+        yield
+        return
+    made = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise GalleryError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GalleryError(f"{path}: another process is writing it; run again when that has ended") from None
+        except OSError:
+            pass  # a disk without locks
+        yield
+    finally:
+        os.close(handle)
+        if made and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def atomic_write(path: Path | str, content: bytes) -> None:

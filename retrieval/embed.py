@@ -33,7 +33,7 @@ from tqdm import tqdm
 from index import table
 from index.build import build_generation
 from index.errors import DamagedError, GalleryError, InputError, MismatchError, PhotoError
-from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, remove, sha256_file
+from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, only_writer, remove, sha256_file
 from index.gallery import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, Gallery, Manifest, remove_leftovers
 from index.recipe import choose
 from index.table import Layout, Part
@@ -256,6 +256,22 @@ def build_gallery(
     layout, labels = layout_of(network), list(source.attributes)
     table.schema(layout, labels, list(network.vocabulary))  # what cannot be built is refused before anything is written
     choose(len(source), layout.dim, kind)
+    with only_writer(path):
+        return _build(source, path, network, identity, labels, kind, replace, rows_per_part, progress)
+
+
+def _build(
+    source: PhotoSource,
+    path: Path,
+    network: Model,
+    identity: dict[str, str],
+    labels: list[str],
+    kind: str,
+    replace: bool,
+    rows_per_part: int,
+    progress: bool,
+) -> Built:
+    layout = layout_of(network)
     old = _existing(path, replace)
     broken: list[Path] = []
     if old is not None and not replace:
@@ -296,7 +312,7 @@ def build_gallery(
         },
         weights={name: float(search.weights.get(name, 1.0)) for name in layout.names},
         model={"name": network.config.name, "fingerprint": network.fingerprint},
-        source={"path": str(source.root.resolve()), "fingerprint": listing},
+        source={"path": str(source.root.resolve()), "fingerprint": identity["source"]},
         config_fingerprint=identity["config"],
         labels=labels,
         parts=parts,
@@ -315,6 +331,12 @@ def build_gallery(
 def reindex(gallery: str | Path, kind: str = "auto", seed: int = 0, progress: bool = False) -> Gallery:
     """Build a gallery's index anew from its table, of the same kind unless told: ``fsearch build-index --reindex``."""
     path = Path(gallery)
+    Gallery.read_manifest(path)  # what is no gallery is said before it is held
+    with only_writer(path):
+        return _reindex(path, kind, seed, progress)
+
+
+def _reindex(path: Path, kind: str, seed: int, progress: bool) -> Gallery:
     manifest = Gallery.read_manifest(path)  # the broken index itself must not stand in the way
     if kind == "auto" and manifest.current is not None:
         kind = manifest.current.recipe["kind"]
@@ -354,7 +376,7 @@ def _as_it_is(old: Gallery, kind: str, broken: bool, progress: bool) -> Built:
     current = old.manifest.current
     if not broken and current is not None and kind in ("auto", current.recipe["kind"]):
         return Built(old, old.manifest.rejected, False)
-    return Built(reindex(old.path, kind, progress=progress), old.manifest.rejected, True)
+    return Built(_reindex(old.path, kind, 0, progress), old.manifest.rejected, True)
 
 
 def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> None:

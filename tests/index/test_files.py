@@ -3,12 +3,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from index.errors import GalleryError
-from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, sha256_file
+from index.errors import GalleryError, InputError
+from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, only_writer, sha256_file
 
 
 def test_facts_are_of_the_whole_file(tmp_path: Path) -> None:
@@ -71,3 +73,44 @@ def test_disk_that_takes_nothing_is_one_line(tmp_path: Path, code: int) -> None:
     with pytest.raises(GalleryError, match=os.strerror(code)), atomic_path(tmp_path / "file"):
         raise OSError(code, os.strerror(code))
     assert list(tmp_path.iterdir()) == []
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="only POSIX locks folders")
+
+
+@posix
+def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "gallery"
+    with only_writer(folder):
+        (folder / "part").write_bytes(b"1")
+        with pytest.raises(GalleryError, match="another process is writing it"), only_writer(folder):
+            pytest.fail("entered")
+    with only_writer(folder):
+        assert [each.name for each in folder.iterdir()] == ["part"]  # the lock is no file
+
+
+@posix
+def test_a_killed_writer_holds_nothing(tmp_path: Path) -> None:
+    body = (
+        "import os, sys\n"
+        "from index.files import only_writer\n"
+        "with only_writer(sys.argv[1]):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", body, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(GalleryError, match="another process"), only_writer(tmp_path):
+            pytest.fail("entered")
+        process.kill()
+    with only_writer(tmp_path):
+        pass
+
+
+@posix
+def test_a_folder_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError), only_writer(tmp_path / "new"):
+        raise InputError("nothing to write")
+    assert not any(tmp_path.iterdir())
