@@ -22,14 +22,14 @@ from retrieval.evaluation.bench import Labelled
 from retrieval.query import Edit
 
 STEPS = (0.0, 0.5, 0.7, 1.4, 2.0)
-STRENGTHS = (1.0, 1.5, 2.0, 3.0)
+KEEPS = (1.0, 0.5, 0.25, 0.0)
 
 
-def block_scores(engine: Engine, rows: np.ndarray, edits: list[list[Edit]], strength: float) -> np.ndarray:
+def block_scores(engine: Engine, rows: np.ndarray, edits: list[list[Edit]], keep: float) -> np.ndarray:
     """Cosines of each edited query with each gallery row, by block: (B, Q, N) float16."""
     layout = engine.layout
     everything = np.asarray(engine.index.vectors, np.float32)
-    raw = q.edited(q.raw_blocks(everything[rows], engine.gallery.norms(rows), layout), edits, engine.memory, strength)
+    raw = q.edited(q.raw_blocks(everything[rows], engine.gallery.norms(rows), layout), edits, engine.memory, keep)
     queries = q.vectors(raw, layout, np.ones((len(rows), len(layout.blocks)), np.float32))
     scores = np.stack([queries[:, b.start : b.stop] @ everything[:, b.start : b.stop].T for b in layout.blocks])
     scores[:, np.arange(len(rows)), rows] = -9  # the reference is taken out
@@ -94,13 +94,13 @@ def main(gallery: Path, holdout: float, queries: int, variant: str, color: str, 
     manifest = engine.gallery.manifest
     weights = {name: manifest.weights.get(name, 1.0) for name in names} | {"edited": engine.edited}
     trials = {}
-    for strength in STRENGTHS:
-        scored[:] = [block_scores(engine, ask[0], wanted, strength) for ask, wanted in zip(asks, edits, strict=True)]
-        trials[strength] = judge(weights)
-        click.echo(f"strength {strength:g}: {trials[strength][0]:.4f} {_said(trials[strength][1])}")
-    strength = max(trials, key=lambda each: trials[each][0])
-    scored[:] = [block_scores(engine, ask[0], wanted, strength) for ask, wanted in zip(asks, edits, strict=True)]
-    best, figures = trials[strength]
+    for keep in KEEPS:
+        scored[:] = [block_scores(engine, ask[0], wanted, keep) for ask, wanted in zip(asks, edits, strict=True)]
+        trials[keep] = judge(weights)
+        click.echo(f"keep {keep:g}: {trials[keep][0]:.4f} {_said(trials[keep][1])}")
+    keep = max(trials, key=lambda each: trials[each][0])
+    scored[:] = [block_scores(engine, ask[0], wanted, keep) for ask, wanted in zip(asks, edits, strict=True)]
+    best, figures = trials[keep]
     for sweep in range(2):
         before = best
         for name in weights:
@@ -114,7 +114,7 @@ def main(gallery: Path, holdout: float, queries: int, variant: str, color: str, 
         click.echo(f"sweep {sweep + 1}: {best:.4f} {_said(figures)}")
         if best <= before + 1e-4:
             break
-    click.echo(f"  strength: {strength:g}")
+    click.echo(f"  keep: {keep:g}")
     scale = 1 / weights[names[0]] if weights[names[0]] else 1.0
     for name, weight in weights.items():
         click.echo(f"  {name}: {weight * (1 if name == 'edited' else scale):.3g}")

@@ -19,6 +19,16 @@ from index.errors import ConfigError
 LOOK = "look"  # the one block that every network has
 
 
+class _OnceOnly(yaml.SafeLoader):
+    """YAML in which a key given twice is a fault, not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -43,6 +53,9 @@ class ModelConfig(_Strict):
     branches: Annotated[int, Field(ge=1, le=16)] = 4
     branch_dim: Annotated[int, Field(ge=2, le=4096)] = 256
     reduction: Annotated[int, Field(ge=1)] = 16
+    shallow: bool = True  # attribute blocks see means of earlier maps, too
+    grid: Annotated[int, Field(ge=1, le=8)] = 1  # look pools each of grid x grid cells; 1: the whole map, as the paper
+    detail: Annotated[int, Field(ge=0, le=256)] = 0  # channels of the eighth-size map in look
     attributes: dict[str, AttributeConfig]
 
     @model_validator(mode="after")
@@ -72,6 +85,11 @@ class TrainingConfig(_Strict):
     classify: Annotated[float, Field(ge=0)] = 1.0  # loss weights
     triplet: Annotated[float, Field(ge=0)] = 1.0
     style: Annotated[float, Field(ge=0)] = 1.0
+    jitter: Annotated[float, Field(ge=0, le=3)] = 1.0  # factor on random shift, scale and rotation
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.5  # class weights n^-balance in the cross entropy; 0: none
+    coarse_size: Annotated[int, Field(ge=32, le=1024)] | None = None  # photo side in the first coarse_share of steps
+    coarse_share: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    memory: Literal["means", "heads"] = "means"  # M's columns: class means, or the heads' prototypes
     seed: int = 0
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
 
@@ -97,7 +115,7 @@ class SearchConfig(_Strict):
 
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     edited: Annotated[float, Field(gt=0)] = 1.0  # factor on the weight of an edited block
-    strength: Annotated[float, Field(gt=0)] = 1.0  # s in f' = f + s M v
+    keep: Annotated[float, Field(ge=0, le=1)] = 1.0  # f' = keep (f - m_old) + m_new; 1: the paper's f + M v
     attribute_aliases: dict[str, str] = {}
     value_aliases: dict[str, dict[str, str]] = {}  # attribute -> {what people type: value}
 
@@ -168,7 +186,7 @@ def load(name: str | Path) -> Config:
     """Read and check one config by name or path."""
     path = find(name)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), _OnceOnly)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     return parse(value, str(path))

@@ -308,7 +308,7 @@ def _build(
             "attributes": search.attribute_aliases,
             "values": search.value_aliases,
             "edited": search.edited,
-            "strength": search.strength,
+            "keep": search.keep,
         },
         weights={name: float(search.weights.get(name, 1.0)) for name in layout.names},
         model={"name": network.config.name, "fingerprint": network.fingerprint},

@@ -98,7 +98,7 @@ class Engine:
         self.memory = memory.read(gallery.file(MEMORY))
         self.index = open_index(gallery)
         self.edited = float(manifest.aliases.get("edited", 1.0))
-        self.strength = float(manifest.aliases.get("strength", 1.0))
+        self.keep = float(manifest.aliases.get("keep", 1.0))
         self._model_path = Path(model) if model is not None else gallery.file(MODEL)
 
     @classmethod
@@ -244,7 +244,7 @@ class Engine:
         edits = [self._edits(request, known) for request, known in zip(requests, reference, strict=True)]
         weights = [self._weights(request, wanted) for request, wanted in zip(requests, edits, strict=True)]
         factors = np.array([[w[name] for name in self.layout.names] for w in weights], np.float32)
-        raw = q.edited(q.raw_blocks(units, norms, self.layout), edits, self.memory, self.strength)
+        raw = q.edited(q.raw_blocks(units, norms, self.layout), edits, self.memory, self.keep)
         filters: dict[tuple[str, ...], npt.NDArray[np.int64] | None] = {}
         for request in requests:
             key = tuple(request.where)

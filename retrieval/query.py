@@ -148,18 +148,23 @@ def raw_blocks(units: Array, norms: Array, layout: Layout) -> dict[str, Array]:
 
 
 def edited(
-    raw: Mapping[str, Array], edits: Sequence[Sequence[Edit]], memory: Memory, strength: float = 1.0
+    raw: Mapping[str, Array], edits: Sequence[Sequence[Edit]], memory: Memory, keep: float = 1.0
 ) -> dict[str, Array]:
-    """f' = f + s M v: the edits of each query added to its raw blocks, (n, D_b) float32 by block; the input is kept.
+    """f' = keep (f - m_old) + m_new in the edited block: raw blocks (n, D_b) float32 by name; the input is kept.
 
-    The paper's s is 1, with a trained M. Columns that are plain means are shorter than the photos they average, so an
-    edit by them falls short; s makes up for it and is chosen on validation (benchmarks/weights.py).
+    m are the values' own columns of M. keep = 1 is the paper's f + M v: what of the photo's block is not its old value
+    stays. keep = 0 puts the new value in its place (a prototype, as in AMNet, Zhao et al. 2017), which serves better
+    where the rest is mostly doubt about the old value; it is chosen on validation (benchmarks/weights.py). Other
+    blocks get M's off-block entries. A block of several edits takes them one after the other.
     """
     result = {name: values.copy() for name, values in raw.items()}
     for row, wanted in enumerate(edits):
         for edit in wanted:
+            own = result[edit.attribute][row]
+            rest = own - memory.mean(edit.attribute, edit.old) if edit.old is not None else own.copy()
             for name, residual in memory.residual(edit.attribute, edit.new, edit.old).items():
-                result[name][row] += strength * residual
+                result[name][row] += residual
+            own -= (1.0 - keep) * rest
     return result
 
 

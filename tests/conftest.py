@@ -73,7 +73,7 @@ def make_model(folder: Path, out: Path, seed: int = 0) -> Path:
     pixels = np.stack([photos.load(photo.source, 32).pixels for photo in source])
     batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (n, 3, 32, 32)
     for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.momentum = None  # the running mean is the mean
     with torch.no_grad():
         net.train()(batch)
@@ -82,7 +82,7 @@ def make_model(folder: Path, out: Path, seed: int = 0) -> Path:
         for branch, mean in zip(net.branches, look, strict=True):
             next(m for m in reversed(list(branch.modules())) if isinstance(m, torch.nn.Linear)).bias.sub_(mean)
         for name, block in net.attributes.items():
-            block.project[-1].bias.sub_(blocks[name].mean(0))
+            block.project.bias.sub_(blocks[name].mean(0))
         raw = {name: value.numpy().copy() for name, value in net(batch).blocks.items() if name in DIMS}
         code = [[vocabulary[n].index(v) if v else -1 for v in values] for n, values in labels.items()]
         known = memory.from_means(raw, np.array(code).T, vocabulary)

@@ -14,12 +14,16 @@ from index.errors import ModelError
 
 
 class Backbone(NamedTuple):
-    """``stem`` then ``body``; the bottom attention sits between them. Channels after each."""
+    """``stem`` then ``body``; the bottom attention sits between them. Channels after each.
+
+    ``shallow``: place in the body and channels of the last stages whose maps are a fourth and an eighth of the photo.
+    """
 
     stem: nn.Module
-    body: nn.Module
+    body: nn.Sequential
     stem_channels: int
     channels: int
+    shallow: list[tuple[int, int]]
 
 
 def build(name: str, *, pretrained: bool = False, last_stride: int = 2) -> Backbone:
@@ -38,15 +42,27 @@ def build(name: str, *, pretrained: bool = False, last_stride: int = 2) -> Backb
             _unstride(network.layer4)
         stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
         body = nn.Sequential(network.layer1, network.layer2, network.layer3, network.layer4)
-        return Backbone(stem, body, network.conv1.out_channels, network.fc.in_features)
+        return _backbone(stem, body, network.conv1.out_channels, network.fc.in_features)
     if isinstance(network, RegNet):
         if last_stride == 1:
             _unstride(network.trunk_output[-1])
-        return Backbone(network.stem, network.trunk_output, network.stem[0].out_channels, network.fc.in_features)
+        return _backbone(network.stem, network.trunk_output, network.stem[0].out_channels, network.fc.in_features)
     if last_stride == 1:
         raise ModelError(f"last_stride: 1 is for ResNets and RegNets; {name} keeps 2")
     layers = list(network.features.children())
-    return Backbone(layers[0], nn.Sequential(*layers[1:]), layers[0].out_channels, layers[-1].out_channels)
+    return _backbone(layers[0], nn.Sequential(*layers[1:]), layers[0].out_channels, layers[-1].out_channels)
+
+
+@torch.inference_mode()
+def _backbone(stem: nn.Module, body: nn.Sequential, stem_channels: int, channels: int) -> Backbone:
+    side, last = 64, {}
+    stem.eval(), body.eval()  # this pass shall leave no trace in the batch norms
+    x = stem(torch.zeros(1, 3, side, side))
+    for at, stage in enumerate(body):
+        x = stage(x)
+        last[side // x.shape[-1]] = (at, x.shape[1])
+    stem.train(), body.train()
+    return Backbone(stem, body, stem_channels, channels, [last[4], last[8]])
 
 
 def _network(name: str, pretrained: bool) -> nn.Module:

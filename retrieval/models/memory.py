@@ -43,6 +43,10 @@ class Memory:
         start = _span({a: len(v) for a, v in self.vocabulary.items()}, attribute).start
         return start + list(self.vocabulary[attribute]).index(value)
 
+    def mean(self, attribute: str, value: str) -> np.ndarray:
+        """The value's column in its own attribute's rows, (D_a,) float32."""
+        return self.matrix[self.rows(attribute), self.column(attribute, value)]
+
     def residual(self, attribute: str, new: str, old: str | None) -> dict[str, np.ndarray]:
         """M (e_new - e_old) by attribute, each (D_a,) float32; ``old=None`` (the photo lacks it) sets only +1.
 
@@ -77,6 +81,33 @@ def from_means(
         matrix[row : row + dims[name], column : column + len(values)] = means.T
         row, column = row + dims[name], column + len(values)
     return Memory(dict(vocabulary), dims, matrix)
+
+
+def from_heads(
+    prototypes: Mapping[str, np.ndarray],
+    features: Mapping[str, np.ndarray],
+    codes: np.ndarray,
+    vocabulary: Mapping[str, Sequence[str]],
+) -> Memory:
+    """Fill M with the cosine heads' prototypes, each as long as the features of its value's photos are on average.
+
+    prototypes: attribute -> (V_a, D_a) float32; the rest as in ``from_means``. A mean is shorter than what it averages
+    and leans towards what its photos have in common beside the value; a prototype is trained to tell the value apart.
+    A value no photo has gets the average length of all.
+    """
+    means = from_means(features, codes, vocabulary)
+    matrix = np.zeros_like(means.matrix)
+    for i, (name, values) in enumerate(vocabulary.items()):
+        known = codes[:, i] >= 0
+        length = np.linalg.norm(features[name][known].astype(np.float64), axis=1)
+        counts = np.bincount(codes[known, i], minlength=len(values))
+        sums = np.bincount(codes[known, i], weights=length, minlength=len(values))
+        overall = length.mean() if len(length) else 1.0
+        lengths = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
+        unit = prototypes[name] / np.linalg.norm(prototypes[name], axis=1, keepdims=True)
+        first = means.column(name, values[0])
+        matrix[means.rows(name), first : first + len(values)] = (unit * lengths[:, None]).T
+    return Memory(means.vocabulary, means.dims, matrix)
 
 
 def _span(sizes: Mapping[str, int], name: str) -> slice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from retrieval.config import LOOK, ModelConfig
 from retrieval.models import backbone
-from retrieval.models.attention import CBAM, LocalBranch
+from retrieval.models.attention import CBAM, LocalBranch, ShallowPool, resized
 
 # torchvision's ImageNet statistics, so that its pretrained weights see what they were trained on.
 MEAN = (0.485, 0.456, 0.406)
@@ -27,26 +28,37 @@ class Features(NamedTuple):
 class AttributeBlock(nn.Module):
     """Attribute feature disentanglement (AFD): CBAM, global average pool, linear, ReLU, linear; a cosine head on top.
 
+    Means of earlier maps (``shallow``: their channels) join the hidden layer.
+
     The head scores s * cos(f, w_v) + b_v with a learned s (Wang et al. 2017, NormFace): retrieval compares directions,
     so the head must, too. (n, c, h, w) -> raw features (n, dim) and logits (n, values).
     """
 
-    def __init__(self, channels: int, dim: int, values: int, reduction: int) -> None:
+    def __init__(self, channels: int, shallow: Sequence[int], dim: int, values: int, reduction: int) -> None:
         super().__init__()
         self.attend = CBAM(channels, reduction)
-        self.project = nn.Sequential(nn.Linear(channels, 2 * dim), nn.ReLU(inplace=True), nn.Linear(2 * dim, dim))
+        self.shallow = nn.ModuleList(ShallowPool(c, 2 * dim) for c in shallow)
+        self.hidden = nn.Linear(channels, 2 * dim)
+        self.project = nn.Linear(2 * dim, dim)
         self.prototypes = nn.Parameter(torch.randn(values, dim) * dim**-0.5)
         self.bias = nn.Parameter(torch.zeros(values))
         self.scale = nn.Parameter(torch.tensor(10.0))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raw = self.project(self.attend(x).mean(dim=(2, 3)))
+    def forward(self, x: Tensor, shallow: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        pooled, gate = self.attend.pooled(x)
+        hidden = self.hidden(pooled)
+        for pool, earlier in zip(self.shallow, shallow, strict=True):
+            hidden = hidden + pool(earlier, gate)
+        raw = self.project(F.relu(hidden))
         cosine = F.normalize(raw, dim=1) @ F.normalize(self.prototypes, dim=1).T
         return raw, self.scale * cosine + self.bias
 
 
 class GarmentNet(nn.Module):
-    """Backbone with CBAM after its stem, K local branches (look), one disentangled block per attribute."""
+    """Backbone with CBAM after its stem, K local branches (look), one disentangled block per attribute.
+
+    With ``detail``, look adds to its branches a linear map of every place of the eighth-size map.
+    """
 
     mean: Tensor
     std: Tensor
@@ -56,32 +68,52 @@ class GarmentNet(nn.Module):
         base = backbone.build(config.backbone, pretrained=config.pretrained, last_stride=config.last_stride)
         self.config = config
         self.stem, self.body = base.stem, base.body
+        self.taps = [at for at, _ in base.shallow]
+        shallow = [channels for _, channels in base.shallow]
         self.bottom = CBAM(base.stem_channels, config.reduction)
         self.branches = nn.ModuleList(
-            LocalBranch(base.channels, config.branch_dim, config.reduction) for _ in range(config.branches)
+            LocalBranch(base.channels, config.branch_dim, config.reduction, config.grid) for _ in range(config.branches)
         )
+        if config.detail:
+            places = (config.input_size // 8) ** 2
+            self.detail = nn.Sequential(
+                nn.Conv2d(shallow[-1], config.detail, kernel_size=1, bias=False),
+                nn.BatchNorm2d(config.detail),
+                nn.ReLU(inplace=True),
+            )
+            self.layout = nn.Linear(config.detail * places, config.branches * config.branch_dim)
         self.attributes = nn.ModuleDict()
         for name, attribute in config.attributes.items():
             # past ModuleDict's own check: it refuses what its methods are called, and "type" is a likely attribute
             self.attributes._modules[name] = AttributeBlock(
-                base.channels, attribute.dim, len(vocabulary[name]), config.reduction
+                base.channels, shallow if config.shallow else [], attribute.dim, len(vocabulary[name]), config.reduction
             )
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
 
-    def feature_map(self, photos: Tensor) -> Tensor:
-        """Letterboxed photos, (n, 3, s, s) uint8 or float in 0..255 -> last feature map T (n, c, h, w)."""
+    def feature_maps(self, photos: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Letterboxed photos, (n, 3, s, s) uint8 or float in 0..255 -> last feature map T (n, c, h, w), and the maps of
+        a fourth and an eighth of the photo.
+        """
         x = (photos.to(self.mean.dtype) - self.mean) / self.std
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self.body(self.bottom(self.stem(x)))
+        x = self.bottom(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        shallow = []
+        for at, stage in enumerate(self.body):
+            x = stage(x)
+            if at in self.taps:
+                shallow.append(x)
+        return x, shallow
 
     def forward(self, photos: Tensor) -> Features:
         """(n, 3, s, s) in 0..255 -> raw features (not normalised) and logits."""
-        x = self.feature_map(photos)
-        blocks = {LOOK: torch.cat([branch(x) for branch in self.branches], dim=1)}  # (n, K * branch_dim)
-        logits = {}
+        x, shallow = self.feature_maps(photos)
+        look = torch.cat([branch(x) for branch in self.branches], dim=1)  # (n, K * branch_dim)
+        if self.config.detail:
+            places = resized(self.detail(shallow[-1]), self.config.input_size // 8)
+            look = look + self.layout(places.permute(0, 2, 3, 1).flatten(1))
+        blocks, logits = {LOOK: look}, {}
         for name, block in self.attributes.items():
-            blocks[name], logits[name] = block(x)
+            blocks[name], logits[name] = block(x, shallow if self.config.shallow else [])
         return Features(blocks, logits)
 
 

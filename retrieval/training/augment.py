@@ -11,20 +11,25 @@ from torch import Tensor
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
-def move(photos: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror, shift (8%), scale (0.85 to 1.15), rotate (10 degrees); photos (n, 3, s, s) float, edges repeat zeros."""
+def move(photos: Tensor, generator: torch.Generator, jitter: float = 1.0) -> Tensor:
+    """Mirror, shift (8%), scale (0.85 to 1.15), rotate (10 degrees); photos (2n, 3, s, s) float, zeros around.
+
+    The n pairs, i and n + i, are mirrored together: which way a shoe points is part of a shop's layout. ``jitter`` is a
+    factor on the other three.
+    """
     n = len(photos)
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(n, generator=generator) * (high - low) + low
 
-    angle = uniform(-1, 1) * math.radians(10)
-    scale, mirror = uniform(0.85, 1.15), (uniform(0, 1) < 0.5).float() * 2 - 1
+    angle = uniform(-1, 1) * math.radians(10) * jitter
+    scale = 1 + uniform(-0.15, 0.15) * jitter
+    mirror = (torch.rand((n + 1) // 2, generator=generator) < 0.5).float().repeat(2)[:n] * 2 - 1
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     theta = torch.stack(
         (
-            torch.stack((cos * mirror, -sin, uniform(-0.16, 0.16)), dim=1),
-            torch.stack((sin * mirror, cos, uniform(-0.16, 0.16)), dim=1),
+            torch.stack((cos * mirror, -sin, uniform(-0.16, 0.16) * jitter), dim=1),
+            torch.stack((sin * mirror, cos, uniform(-0.16, 0.16) * jitter), dim=1),
         ),
         dim=1,
     )  # (n, 2, 3)

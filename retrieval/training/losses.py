@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def class_weights(codes: Tensor, values: int) -> Tensor:
-    """Weights from label counts, (V,) float32 of mean 1 over photos: w_v ~ n_v^-0.5; codes (n,) int64, -1 missing.
+def class_weights(codes: Tensor, values: int, balance: float) -> Tensor:
+    """Weights from label counts, (V,) float32 of mean 1 over photos: w_v ~ n_v^-balance; codes (n,) int64, -1 missing.
 
-    The square root keeps rare values (a handful of photos among thousands) from ruling the gradient.
+    Balance 1 weighs all values alike, 0 all photos. Between them, rare values (a handful of photos among thousands)
+    do not rule the gradient.
     """
     counts = torch.bincount(codes[codes >= 0], minlength=values).clamp(min=1).float()
-    weights = counts.rsqrt()
+    weights = counts**-balance
     return weights * counts.sum() / (weights * counts).sum()
 
 

@@ -203,7 +203,7 @@ def test_unknown_config_lists_the_known(name: str, tmp_path: Path, monkeypatch: 
     assert repr(name) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"a: [1, 2", b"\xff\xfe\x00x", b"a: b: c", b"\t- x"])
+@pytest.mark.parametrize("content", [b"a: [1, 2", b"name: x\nname: y", b"\xff\xfe\x00x", b"a: b: c", b"\t- x"])
 def test_file_that_is_no_yaml(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)

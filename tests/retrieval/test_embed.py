@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from index.errors import FsearchError, GalleryError, InputError, MismatchError, ModelError
+from index.files import only_writer
 from index.gallery import Gallery, leftovers, verify
 from retrieval import embed
 from retrieval.datasets.readers import open_photos
@@ -46,6 +47,19 @@ def test_the_table_holds_each_photo_as_it_is_embedded_alone(
             np.testing.assert_allclose(oracle.norms[number], alone.norms[0], rtol=1e-3)
             for name, values in alone.predicted.items():
                 assert row[f"predicted_{name}"] == values[0]
+
+
+def test_builds_and_reindexing_of_one_gallery_wait_for_each_other(
+    garment_photos: Path, tiny_model: Path, shop: Path, build: Callable[..., Any], tmp_path: Path
+) -> None:
+    gallery = Path(shutil.copytree(shop, tmp_path / "shop"))
+    before = sums(gallery)
+    with only_writer(gallery):
+        for work in (lambda: build(garment_photos, gallery, tiny_model), lambda: embed.reindex(gallery)):
+            with pytest.raises(GalleryError, match="another process is writing it"):
+                work()
+    assert sums(gallery) == before
+    assert not build(garment_photos, gallery, tiny_model).fresh
 
 
 def test_a_build_is_deterministic_and_sound(
@@ -246,7 +260,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_written(
 def test_a_model_that_diverged_is_named(mixed: Path, tiny_model: Path, tmp_path: Path) -> None:
     model = checkpoint.read(tiny_model)
     with torch.no_grad():
-        model.net.attributes["color"].project[-1].bias.fill_(float("nan"))
+        model.net.attributes["color"].project.bias.fill_(float("nan"))
     checkpoint.write(tmp_path / "nan.safetensors", model.net, model.memory, model.config, {})
     with pytest.raises(ModelError, match=r"nan.safetensors.*not finite"):
         embed.build_gallery(open_photos(mixed), tmp_path / "g", tmp_path / "nan.safetensors")

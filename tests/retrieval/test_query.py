@@ -136,8 +136,8 @@ def small_memory(seed: int = 0) -> Memory:
     return Memory(vocabulary, dims, np.random.default_rng(seed).normal(size=(5, 5)).astype(np.float32))
 
 
-@pytest.mark.parametrize("strength", [1.0, 2.0])
-def test_edits_add_memory_columns_to_raw_features(strength: float) -> None:
+@pytest.mark.parametrize("keep", [1.0, 0.25, 0.0])
+def test_edits_put_the_new_values_column_for_the_old_ones(keep: float) -> None:
     memory, rng = small_memory(), np.random.default_rng(1)
     raw = {n: rng.normal(size=(4, d)).astype(np.float32) for n, d in {"look": 4, "color": 3, "sleeve": 2}.items()}
     kept = {name: values.copy() for name, values in raw.items()}
@@ -147,7 +147,7 @@ def test_edits_add_memory_columns_to_raw_features(strength: float) -> None:
         [Edit("sleeve", "long", None)],
         [Edit("color", "blue", "red"), Edit("sleeve", "short", "long")],
     ]
-    got = q.edited(raw, edits, memory, strength)
+    got = q.edited(raw, edits, memory, keep)
     columns = {"red": 0, "blue": 1, "gray": 2, "long": 3, "short": 4}
     for row, wanted in enumerate(edits):
         v = np.zeros(5)
@@ -155,11 +155,25 @@ def test_edits_add_memory_columns_to_raw_features(strength: float) -> None:
             v[columns[edit.new]] += 1
             if edit.old is not None:
                 v[columns[edit.old]] -= 1
-        moved = strength * memory.matrix.astype(np.float64) @ v  # s M v, off-block entries and all
+        moved = memory.matrix.astype(np.float64) @ v  # M v, off-block entries and all
+        if len(wanted) < 2:  # of one edit's own block, keep (f - m_old) + m_new; with two, M's entries cross
+            for edit in wanted:
+                rows = slice(0, 3) if edit.attribute == "color" else slice(3, 5)
+                old = memory.matrix[rows, columns[edit.old]] if edit.old is not None else 0
+                moved[rows] -= (1 - keep) * (kept[edit.attribute][row] - old)
+        elif keep < 1:
+            continue
         np.testing.assert_allclose(got["look"][row], kept["look"][row])
         np.testing.assert_allclose(got["color"][row], kept["color"][row] + moved[:3], atol=1e-5)
         np.testing.assert_allclose(got["sleeve"][row], kept["sleeve"][row] + moved[3:], atol=1e-5)
     assert all((raw[name] == kept[name]).all() for name in raw)
+
+
+def test_with_nothing_kept_the_block_is_the_new_value_whatever_the_photo_shows() -> None:
+    memory = small_memory()
+    raw = {"color": np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32), "sleeve": np.zeros((2, 2), "f4")}
+    got = q.edited(raw, [[Edit("color", "gray", "red")], [Edit("color", "gray", None)]], memory, keep=0.0)
+    np.testing.assert_allclose(got["color"], np.stack([memory.mean("color", "gray")] * 2), rtol=1e-5, atol=1e-6)
 
 
 def test_a_block_without_response_takes_the_values_own_column() -> None:

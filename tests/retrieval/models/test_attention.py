@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from retrieval.models.attention import CBAM, ChannelAttention, LocalBranch, SpatialAttention
+from retrieval.models.attention import CBAM, ChannelAttention, LocalBranch, ShallowPool, SpatialAttention, resized
 from retrieval.models.network import AttributeBlock
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
@@ -90,23 +90,77 @@ def test_local_branch_is_mask_times_gate_pooled_and_projected(shape: tuple[int, 
         np.testing.assert_allclose(got, linear(module.project, gap(attended)), **TOLERANCE)
 
 
+def test_a_branch_with_a_grid_sees_every_cell_apart() -> None:
+    """On a map of the grid's own size the cells are its places."""
+    module = LocalBranch(5, dim=6, reduction=2, grid=3)
+    x = torch.randn(2, 5, 3, 3)
+    out = module(x)
+    weight, bias = array(module.mask.weight)[0, :, 0, 0], array(module.mask.bias)[0]
+    for photo, got in zip(array(x), array(out), strict=True):
+        gate = sigmoid(mlp(module.gate, gap(photo)))
+        cells = []
+        for y in range(3):
+            for z in range(3):
+                cells.append(photo[:, y, z] * sigmoid(weight @ photo[:, y, z] + bias) * gate)
+        np.testing.assert_allclose(got, linear(module.project, np.concatenate(cells)), **TOLERANCE)
+
+
+@pytest.mark.parametrize(("side", "grid"), [(5, 3), (6, 3), (2, 3), (3, 3)])
+def test_resizing_keeps_a_constant_map_and_a_slope(side: int, grid: int) -> None:
+    constant = torch.full((1, 2, side, side), 7.0)
+    torch.testing.assert_close(resized(constant, grid), torch.full((1, 2, grid, grid), 7.0))
+    slope = torch.arange(side, dtype=torch.float32).expand(1, 1, side, side)
+    out = resized(slope, grid)[0, 0]
+    assert (out.diff(dim=1) > 0).all()
+    assert (out.diff(dim=0).abs() < 1e-5).all()
+    assert out.mean().item() == pytest.approx((side - 1) / 2, abs=1e-4)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attribute_block_is_cbam_pool_linear_relu_linear_and_a_cosine_head(shape: tuple[int, ...]) -> None:
-    module = AttributeBlock(shape[1], dim=5, values=3, reduction=2)
+    module = AttributeBlock(shape[1], [], dim=5, values=3, reduction=2)
     with torch.no_grad():
         module.bias.copy_(torch.tensor([0.5, -1.0, 2.0]))
         module.scale.copy_(torch.tensor(7.0))
     x = torch.randn(shape)
-    raw, logits = module(x)
+    raw, logits = module(x, [])
     assert raw.shape == (shape[0], 5)
     assert logits.shape == (shape[0], 3)
     prototypes, bias = array(module.prototypes), array(module.bias)
     for photo, feature, scores in zip(array(x), array(raw), array(logits), strict=True):
-        slow = mlp(module.project, gap(slow_cbam(module.attend, photo)))
+        slow = linear(module.project, np.maximum(linear(module.hidden, gap(slow_cbam(module.attend, photo))), 0))
         np.testing.assert_allclose(feature, slow, **TOLERANCE)
         for value in range(3):
             cosine = slow @ prototypes[value] / np.sqrt(slow @ slow) / np.sqrt(prototypes[value] @ prototypes[value])
             np.testing.assert_allclose(scores[value], 7.0 * cosine + bias[value], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_earlier_maps_join_the_hidden_layer_by_their_gated_and_plain_means(shape: tuple[int, ...]) -> None:
+    """The gate is spread over the larger map, one value for 2 x 2 places where it is constant."""
+    pool = ShallowPool(3, dim=4).eval()
+    with torch.no_grad():
+        pool.norm.running_mean.uniform_(-1, 1)
+        pool.norm.running_var.uniform_(0.5, 2)
+    x, gate = torch.randn(shape[0], 3, 6, 4), torch.rand(shape[0], 1, 1)  # one gate value: every place weighs the same
+    mean = np.array([gap(photo) for photo in array(x)])
+    both = np.concatenate((mean, mean), axis=1)
+    normal = (both - array(pool.norm.running_mean)) / np.sqrt(array(pool.norm.running_var) + pool.norm.eps)
+    expected = np.array([linear(pool.project, row) for row in normal])
+    np.testing.assert_allclose(array(pool(x, gate)), expected, rtol=1e-3, atol=1e-3)  # 1e-4 keeps a zero gate finite
+
+
+def test_a_gate_on_one_side_leaves_the_other_sides_colors_out() -> None:
+    pool = ShallowPool(1, dim=1).eval()
+    with torch.no_grad():
+        pool.project.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        pool.project.bias.zero_()
+    x = torch.zeros(1, 1, 4, 8)
+    x[..., 4:] = 5.0
+    gate = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]])
+    left, right = pool(x, gate).item(), pool(x, gate.flip(2)).item()
+    assert left == pytest.approx(5 / 16, rel=0.01)  # bilinear: a quarter of one column of four crosses the border
+    assert left + right == pytest.approx(5, rel=0.01)
 
 
 def test_hidden_layers_shrink_by_the_reduction_but_never_below_four() -> None:
@@ -118,7 +172,7 @@ def test_hidden_layers_shrink_by_the_reduction_but_never_below_four() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     x = torch.randn(4, 8, 5, 5)
-    raw, logits = (block := AttributeBlock(8, 6, 3, 2))(x)
+    raw, logits = (block := AttributeBlock(8, [3], 6, 3, 2))(x, [torch.randn(4, 3, 10, 10)])
     branch = LocalBranch(8, 6, 2)
     (raw.square().sum() + logits.square().sum() + branch(x).square().sum()).backward()
     for module in (block, branch):

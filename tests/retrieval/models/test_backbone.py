@@ -45,6 +45,19 @@ def test_maps_have_the_stated_channels(name: str) -> None:
         assert last == (1, CHANNELS[name][1], size // 32, size // 32)
 
 
+@pytest.mark.parametrize("name", CHANNELS)
+def test_shallow_maps_are_a_fourth_and_an_eighth_of_the_photo(name: str) -> None:
+    with torch.device("meta"):
+        base = backbone.build(name)
+    x = base.stem.eval()(torch.empty(1, 3, 96, 96, device="meta"))
+    found = []
+    for at, stage in enumerate(base.body.eval()):
+        x = stage(x)
+        found += [(tuple(x.shape), channels) for place, channels in base.shallow if place == at]
+    channels = [c for _, c in base.shallow]
+    assert found == [((1, channels[0], 24, 24), channels[0]), ((1, channels[1], 12, 12), channels[1])]
+
+
 @pytest.mark.parametrize("name", STRIDED)
 def test_last_stride_1_doubles_the_map_and_keeps_the_weights(name: str) -> None:
     with torch.device("meta"):

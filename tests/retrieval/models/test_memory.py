@@ -178,3 +178,20 @@ def test_files_that_are_no_memory(tmp_path: Path) -> None:
             memory.read(path)
     with pytest.raises(DamagedError):
         memory.read(tmp_path / "missing.safetensors")
+
+
+def test_heads_prototypes_take_the_length_of_their_photos_features() -> None:
+    rng = np.random.default_rng(0)
+    vocabulary = {"color": ["red", "blue", "gray"], "sleeve": ["long", "short"]}
+    features = {"color": rng.normal(size=(7, 3)).astype(np.float32), "sleeve": rng.normal(size=(7, 2)).astype("f4")}
+    codes = np.array([[0, 0], [0, 1], [1, -1], [0, 1], [-1, 0], [1, 0], [1, 1]])  # no gray one
+    prototypes = {"color": rng.normal(size=(3, 3)).astype("f4"), "sleeve": rng.normal(size=(2, 2)).astype("f4")}
+    got = memory.from_heads(prototypes, features, codes, vocabulary)
+    for i, (name, values) in enumerate(vocabulary.items()):
+        for v, value in enumerate(values):
+            mine = codes[:, i] == v if (codes[:, i] == v).any() else codes[:, i] >= 0
+            length = sum(float(np.sqrt((row**2).sum())) for row in features[name][mine]) / mine.sum()
+            unit = prototypes[name][v] / np.sqrt((prototypes[name][v] ** 2).sum())
+            np.testing.assert_allclose(got.mean(name, value), unit * length, rtol=1e-4)
+    assert not got.matrix[:3, 3:].any()
+    assert not got.matrix[3:, :3].any()

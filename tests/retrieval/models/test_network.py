@@ -30,10 +30,36 @@ def test_look_is_the_branches_side_by_side() -> None:
     net = GarmentNet(CONFIG, VOCABULARY).eval()
     photos = torch.rand(2, 3, 32, 32) * 255
     with torch.inference_mode():
-        features = net.feature_map(photos)
+        features, _ = net.feature_maps(photos)
         look = net(photos).blocks["look"]
         for i, branch in enumerate(net.branches):
             torch.testing.assert_close(look[:, 4 * i : 4 * i + 4], branch(features))
+
+
+def test_detail_adds_a_linear_map_of_the_eighth_size_map_to_look() -> None:
+    net = GarmentNet(CONFIG.model_copy(update={"detail": 2, "grid": 2}), VOCABULARY).eval()
+    photos = torch.rand(2, 3, 32, 32) * 255
+    with torch.inference_mode():
+        last, (_, eighth) = net.feature_maps(photos)
+        assert eighth.shape[2:] == (4, 4)
+        places = net.detail(eighth).permute(0, 2, 3, 1).reshape(2, -1)  # row by row, channels together
+        branches = torch.cat([branch(last) for branch in net.branches], dim=1)
+        torch.testing.assert_close(net(photos).blocks["look"], branches + net.layout(places), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 40, 64])
+def test_photos_of_another_size_than_the_configs_give_the_same_widths(size: int) -> None:
+    """Training starts on smaller ones."""
+    net = GarmentNet(CONFIG.model_copy(update={"detail": 2, "grid": 3, "input_size": 48}), VOCABULARY).eval()
+    with torch.inference_mode():
+        blocks = net(torch.rand(2, 3, size, size) * 255).blocks
+    assert {name: block.shape[1] for name, block in blocks.items()} == block_dims(CONFIG)
+
+
+def test_without_shallow_maps_attributes_see_the_last_one_alone() -> None:
+    net = GarmentNet(CONFIG.model_copy(update={"shallow": False}), VOCABULARY)
+    assert not any(block.shallow for block in net.attributes.values())
+    assert all(len(block.shallow) == 2 for block in GarmentNet(CONFIG, VOCABULARY).attributes.values())
 
 
 def test_photos_are_normalised_by_imagenets_statistics_on_0_to_255() -> None:

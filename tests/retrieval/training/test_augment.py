@@ -122,6 +122,17 @@ def test_move_shifts_at_most_8_percent_and_mirrors_half() -> None:
     assert 0.4 < left < 0.6
 
 
+def test_pairs_are_mirrored_together_and_without_jitter_nothing_else_happens() -> None:
+    photos = pictures(2).repeat(20, 1, 1, 1)
+    out = augment.move(photos, seeded(0), jitter=0.0)
+    turned = torch.stack([photo.flip(2) for photo in photos])
+    mirrored = [torch.allclose(a, b, atol=0.1) for a, b in zip(out, turned, strict=True)]
+    kept = [torch.allclose(a, b, atol=0.1) for a, b in zip(out, photos, strict=True)]
+    assert mirrored == [not k for k in kept]
+    assert mirrored[:20] == mirrored[20:]
+    assert 3 < sum(mirrored[:20]) < 17
+
+
 def test_move_of_nothing_but_background_is_background() -> None:
     assert not augment.move(torch.zeros(4, 3, 16, 16), seeded(0)).any()
 

@@ -39,11 +39,11 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     make = loop._batch
 
-    def batch(data: Any, first: Any, second: Any, generator: torch.Generator) -> Any:
+    def batch(data: Any, first: Any, second: Any, generator: torch.Generator, *rest: Any) -> Any:
         if generator.initial_seed() == step:  # with seed 0 the generator's seed is the step
             raise KeyboardInterrupt
         seen.append(generator.initial_seed())
-        return make(data, first, second, generator)
+        return make(data, first, second, generator, *rest)
 
     monkeypatch.setattr(loop, "_batch", batch)
     return seen
@@ -256,11 +256,28 @@ def test_only_a_photo_paired_with_itself_is_recolored(photos: TrainingSet, monke
 
     monkeypatch.setattr(loop.augment, "recolor", count)
     first, second = np.array([0, 2, 4]), np.array([1, 2, 4])
-    views, broken = loop._batch(photos, first, second, torch.Generator().manual_seed(0))
+    views, broken = loop._batch(photos, first, second, torch.Generator().manual_seed(0), None, 1.0)
     assert views.shape == (6, 3, 32, 32)
     assert broken.tolist() == [False, False, False, False, True, True]
     assert recolored == [2]
     assert [bool(view.any()) for view in views] == [True, True, True, True, False, False]
+
+
+def test_the_first_share_of_the_steps_sees_coarse_photos(
+    colored: Colored, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+    compute = loop._loss
+
+    def seen(net: Any, batch: torch.Tensor, *others: Any) -> Any:
+        sides.append(batch.shape[2])
+        return compute(net, batch, *others)
+
+    monkeypatch.setattr(loop, "_loss", seen)
+    config = settings(steps=5, coarse_size=32, coarse_share=0.6)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"input_size": 48})})
+    loop.train(gather(colored(40), config), config, tmp_path / "model.safetensors")
+    assert sides == [32, 32, 32, 48, 48]
 
 
 def test_a_broken_color_does_not_train_the_color(photos: TrainingSet, settings: Settings) -> None:

@@ -140,18 +140,18 @@ def test_cross_entropy_without_labels_is_zero_with_a_gradient_path() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(-1, 4), max_size=40))
-def test_class_weights_fall_with_the_root_of_the_count(codes: list[int]) -> None:
-    got = losses.class_weights(torch.tensor(codes, dtype=torch.int64), 5).tolist()
+@given(st.lists(st.integers(-1, 4), max_size=40), st.sampled_from([0, 0.25, 0.5, 1]))
+def test_class_weights_fall_with_a_power_of_the_count(codes: list[int], balance: float) -> None:
+    got = losses.class_weights(torch.tensor(codes, dtype=torch.int64), 5, balance).tolist()
     counts = [max(codes.count(v), 1) for v in range(5)]  # a value that is absent weighs as if seen once
-    raw = [n**-0.5 for n in counts]
+    raw = [n**-balance for n in counts]
     mean = sum(w * n for w, n in zip(raw, counts, strict=True)) / sum(counts)
     assert got == pytest.approx([w / mean for w in raw], rel=1e-5)
 
 
 def test_class_weights_have_mean_1_over_photos() -> None:
     codes = torch.tensor([0] * 100 + [1] * 4 + [2])
-    weights = losses.class_weights(codes, 3)
+    weights = losses.class_weights(codes, 3, 0.5)
     assert weights[codes].mean().item() == pytest.approx(1)
     assert (weights[1] / weights[0]).item() == pytest.approx(5)
 
