@@ -20,7 +20,7 @@ demo: venv
 	$(BIN)/fsearch build-index $(DEMO)/garments --model $(DEMO)/garments.safetensors --gallery $(DEMO)/gallery --recipe ivfpq
 	$(BIN)/fsearch query $(DEMO)/garments/photos/s00000-0.jpg --set color=red --gallery $(DEMO)/gallery \
 	  --topk 8 --save $(DEMO)/red.html
-	$(BIN)/fsearch query --like s00367-0 --set colour=grey --where domain=shop --gallery $(DEMO)/gallery \
+	$(BIN)/fsearch query --like s00416-1 --set colour=grey --where domain=shop --gallery $(DEMO)/gallery \
 	  --topk 8 --save $(DEMO)/gray.html
 	$(BIN)/fsearch bench --topk 4 --gallery $(DEMO)/gallery --holdout 0.1 --out $(DEMO)/bench.json --save $(DEMO)/bench.html
 	@echo "open $(DEMO)/red.html, $(DEMO)/gray.html and $(DEMO)/bench.html"
