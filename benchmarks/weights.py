@@ -21,7 +21,8 @@ from retrieval.evaluation import protocols
 from retrieval.evaluation.bench import Labelled
 from retrieval.query import Edit
 
-STEPS = (0.0, 0.5, 0.7, 1.4, 2.0)
+STEPS = (0.5, 0.7, 1.4, 2.0)
+FLOOR = 0.2  # a block without weight could not be edited: rare attributes would lose it all
 KEEPS = (1.0, 0.5, 0.25, 0.0)
 
 
@@ -105,9 +106,7 @@ def main(gallery: Path, holdout: float, queries: int, variant: str, color: str, 
         before = best
         for name in weights:
             for factor in STEPS:
-                trial = weights | {name: max(weights[name], 0.05) * factor}
-                if trial["edited"] <= 0 or not any(trial[block] for block in names):
-                    continue
+                trial = weights | {name: max(weights[name] * factor, FLOOR)}
                 score, trial_figures = judge(trial)
                 if score > best + 1e-6:
                     best, weights, figures = score, trial, trial_figures
