@@ -1,0 +1,123 @@
+"""Torch devices, and tables that reach them batch by batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from index.errors import MissingDependencyError, UnknownNameError
+from index.hits import Rows
+
+if TYPE_CHECKING:
+    import torch
+
+    Vectors = npt.NDArray[np.float16] | torch.Tensor  # (N, D), a memory map or what ``resident`` returned
+
+READERS = 3  # threads that read ahead of the device: one alone does not fill the bus
+CPU_BLOCK, GPU_BLOCK = 1 << 24, 1 << 31  # bytes of scores held at once: what the cache holds; beyond, no faster
+MOST_ROWS = 1 << 18  # rows of one batch
+
+
+def device(name: str | None = None) -> torch.device:
+    """The torch device of this name; without one CUDA where there is a GPU, else the CPU.
+
+    UnknownNameError for one that is not there, MissingDependencyError without torch.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError("a device needs torch; pip install torch") from error
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        if found.type == "meta":
+            raise RuntimeError
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UnknownNameError(
+            f"device {name!r} is not on this machine, torch {torch.__version__} sees: {', '.join(known)}"
+        ) from None
+    return found
+
+
+def block_bytes(device: torch.device) -> int:
+    """Bytes for one block of scores."""
+    import torch
+
+    return CPU_BLOCK if device.type != "cuda" else min(GPU_BLOCK, torch.cuda.mem_get_info(device)[0] // 16)
+
+
+def _batch_rows(device: torch.device, dim: int) -> int:
+    """Rows of one batch: as float16, float32, residuals and these by sub-vector they take about 16 bytes a number."""
+    return max(1024, min(MOST_ROWS, block_bytes(device) // (16 * dim)))
+
+
+def stream(
+    vectors: Vectors, device: torch.device, at_once: int | None = None, rows: Rows | None = None
+) -> Iterator[torch.Tensor]:
+    """The rows (all, or those named) in order, in batches float16 (up to at_once, D) on the device.
+
+    Threads read ahead; on CUDA through pinned memory, the next batch on its way while this one is worked on.
+    """
+    import torch
+
+    at_once = at_once or _batch_rows(device, vectors.shape[1])
+    parts = [slice(at, at + at_once) for at in range(0, len(vectors) if rows is None else len(rows), at_once)]
+    if isinstance(vectors, torch.Tensor):
+        for part in parts:
+            yield vectors[part] if rows is None else vectors[torch.from_numpy(rows[part]).to(vectors.device)]
+        return
+    table, cuda = vectors, device.type == "cuda"
+
+    def read(part: slice) -> torch.Tensor:
+        found = table[part] if rows is None else table.take(rows[part], axis=0)
+        held = torch.empty(found.shape, dtype=torch.float16, pin_memory=cuda)
+        np.copyto(held.numpy(), found)  # here the pages of a memory map are read, and other threads may run
+        return held
+
+    copier = torch.cuda.Stream(device) if cuda else None
+
+    def moved(held: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        if copier is None:
+            return held.to(device), None
+        with torch.cuda.stream(copier):
+            batch = held.to(device, non_blocking=True)
+            return batch, copier.record_event()
+
+    def arrived(batch: torch.Tensor, event: torch.cuda.Event | None) -> torch.Tensor:
+        if event is not None:
+            user = torch.cuda.current_stream(device)
+            user.wait_event(event)
+            batch.record_stream(user)  # its memory is the copier's: not to be reused before the user is done
+        return batch
+
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead = deque(pool.submit(read, part) for part in parts[: READERS + 1])
+        following = None
+        for number in range(len(parts)):
+            waiting, following = following, moved(ahead.popleft().result())
+            if number + READERS + 1 < len(parts):
+                ahead.append(pool.submit(read, parts[number + READERS + 1]))
+            if waiting is not None:
+                yield arrived(*waiting)
+        if following is not None:
+            yield arrived(*following)
+
+
+def resident(vectors: npt.NDArray[np.float16], device: torch.device) -> torch.Tensor:
+    """All rows on the device, float16 (N, D), for ``exact_search`` and ``rerank_scores`` that are asked again."""
+    import torch
+
+    held = torch.empty(vectors.shape, dtype=torch.float16, device=device)
+    start = 0
+    for batch in stream(vectors, device):
+        held[start : start + len(batch)] = batch
+        start += len(batch)
+    return held
