@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from index.accelerate.devices import block_bytes, stream
+from index.accelerate.devices import LEAST_ROWS, block_bytes, stream
 from index.exact import Float32, checked
 from index.hits import Hits, Rows, Scores
 
@@ -33,8 +33,9 @@ def exact_search(vectors: Vectors, queries: Float32, k: int, device: torch.devic
         raise ValueError(f"allowed row {rows[-1]} of a table of {len(vectors)}")
     asked, memory = torch.from_numpy(queries).to(device), block_bytes(device)
     best = torch.full((len(queries), k), NO_HIT, dtype=torch.int64, device=device)
-    in_place = isinstance(vectors, torch.Tensor) and rows is None  # then a block of vectors costs nothing
-    at_once = max(4096, memory // (8 * min(len(queries) + 1, 1024))) if in_place else None
+    # on a GPU a block of vectors that are there already costs nothing, so few queries take many rows at once
+    in_place = isinstance(vectors, torch.Tensor) and vectors.is_cuda and rows is None
+    at_once = max(LEAST_ROWS, memory // (8 * min(len(queries) + 1, 1024))) if in_place else None
     numbers = None if rows is None else torch.from_numpy(rows).to(device)
     start = 0
     for block in stream(vectors, device, at_once, rows):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     Vectors = npt.NDArray[np.float16] | torch.Tensor  # (N, D), a memory map or what ``resident`` returned
 
 READERS = 3  # threads that read ahead of the device: one alone does not fill the bus
-CPU_BLOCK, GPU_BLOCK = 1 << 24, 1 << 31  # bytes of scores held at once: what the cache holds; beyond, no faster
-MOST_ROWS = 1 << 18  # rows of one batch
+CPU_BLOCK, GPU_BLOCK = 1 << 22, 1 << 31  # bytes of scores held at once: what the cache holds; beyond, no faster
+LEAST_ROWS, MOST_ROWS = 4096, 1 << 18  # of one batch
 
 
 def device(name: str | None = None) -> torch.device:
@@ -51,12 +51,14 @@ def block_bytes(device: torch.device) -> int:
     """Bytes for one block of scores."""
     import torch
 
-    return CPU_BLOCK if device.type != "cuda" else min(GPU_BLOCK, torch.cuda.mem_get_info(device)[0] // 16)
+    if device.type != "cuda":
+        return CPU_BLOCK
+    return max(CPU_BLOCK, min(GPU_BLOCK, torch.cuda.mem_get_info(device)[0] // 16))
 
 
 def _batch_rows(device: torch.device, dim: int) -> int:
     """Rows of one batch: as float16, float32, residuals and these by sub-vector they take about 16 bytes a number."""
-    return max(1024, min(MOST_ROWS, block_bytes(device) // (16 * dim)))
+    return min(MOST_ROWS, max(LEAST_ROWS, block_bytes(device) // (16 * dim)))
 
 
 def stream(

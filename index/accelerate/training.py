@@ -144,7 +144,7 @@ def _by_part(residuals: torch.Tensor, pq_m: int) -> torch.Tensor:
 
 
 def encode(
-    vectors: Vectors, centroids: torch.Tensor, codebooks: torch.Tensor, progress: bool = False
+    vectors: Vectors, centroids: torch.Tensor, codebooks: torch.Tensor, bar: tqdm | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
     """(list of each row, int64 (N,); its code, uint8 (N, bytes)) in one pass over the table.
 
@@ -156,17 +156,18 @@ def encode(
     size = pq_m if entries == 256 else (pq_m + 1) // 2
     lists, codes = np.empty(len(vectors), np.int64), np.empty((len(vectors), size), np.uint8)
     start = 0
-    with tqdm(total=len(vectors), desc="encode", unit="row", disable=None if progress else True) as bar:
-        for batch in stream(vectors, centroids.device):
-            rows = _padded(batch, centroids.shape[1])
-            nearest = _nearest_list(rows, centroids)
-            found = _nearest(_by_part(rows - centroids[nearest], pq_m), codebooks, False).to(torch.uint8).T  # (n, pq_m)
-            if entries == 16:
-                found = torch.nn.functional.pad(found, (0, pq_m % 2))
-                found = found[:, ::2] | (found[:, 1::2] << 4)
-            part = slice(start, start + len(batch))
-            lists[part], codes[part] = nearest.cpu().numpy(), found.cpu().numpy()
-            start += len(batch)
+    for batch in stream(vectors, centroids.device):
+        rows = _padded(batch, centroids.shape[1])
+        nearest = _nearest_list(rows, centroids)
+        found = _nearest(_by_part(rows - centroids[nearest], pq_m), codebooks, False).to(torch.uint8)
+        found = found.T.contiguous()  # (n, pq_m)
+        if entries == 16:
+            found = torch.nn.functional.pad(found, (0, pq_m % 2))
+            found = found[:, ::2] | (found[:, 1::2] << 4)
+        part = slice(start, start + len(batch))
+        lists[part], codes[part] = nearest.cpu().numpy(), found.cpu().numpy()
+        start += len(batch)
+        if bar is not None:
             bar.update(len(batch))
     return lists, codes
 
@@ -208,14 +209,19 @@ def build_ivfpq(
         raise ValueError(f"{nbits} bits a code, fast scan {fast_scan}: need 8 or 4, and 4 for the fast scan")
     if len(sample) < max(nlist, 2**nbits):
         raise ValueError(f"{len(sample)} rows to train {nlist} lists and codebooks of {2**nbits}")
-    centroids, codebooks = train(
-        vectors, nlist=nlist, pq_m=pq_m, nbits=nbits, sample=sample, seed=seed, device=device, rounds=rounds
-    )
-    lists, codes = encode(vectors, centroids, codebooks, progress)
+    with tqdm(total=len(vectors), desc="index", unit="row", disable=None if progress else True) as bar:
+        bar.set_postfix_str(f"training on {len(sample)} rows, {device}")
+        centroids, codebooks = train(
+            vectors, nlist=nlist, pq_m=pq_m, nbits=nbits, sample=sample, seed=seed, device=device, rounds=rounds
+        )
+        bar.set_postfix_str(f"adding, {device}")
+        lists, codes = encode(vectors, centroids, codebooks, bar)
     index = assemble(centroids.cpu().numpy(), codebooks.cpu().numpy(), lists, codes)
     if not fast_scan:
         return index
-    packed = faiss.IndexIVFPQFastScan(index)
+    packed: Any = faiss.IndexIVFPQFastScan(index)
+    # it shares the quantizer; the lists of the other, which only FAISS's slow references for this one read, are freed
+    packed.referenced_objects, packed.orig_invlists = index.referenced_objects, None  # type: ignore[attr-defined]
     return packed
 
 
