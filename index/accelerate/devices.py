@@ -48,12 +48,13 @@ def device(name: str | None = None) -> torch.device:
 
 
 def block_bytes(device: torch.device) -> int:
-    """Bytes for one block of scores."""
+    """Bytes for one block of scores, a power of two: a little more free memory may not change how sums are rounded."""
     import torch
 
     if device.type != "cuda":
         return CPU_BLOCK
-    return max(CPU_BLOCK, min(GPU_BLOCK, torch.cuda.mem_get_info(device)[0] // 16))
+    sixteenth = torch.cuda.mem_get_info(device)[0] // 16
+    return max(CPU_BLOCK, min(GPU_BLOCK, 1 << max(0, sixteenth.bit_length() - 1)))
 
 
 def _batch_rows(device: torch.device, dim: int) -> int:
