@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     Vectors = npt.NDArray[np.float16] | torch.Tensor  # (N, D), a memory map or what ``resident`` returned
 
-READERS = 3  # threads that read ahead of the device: one alone does not fill the bus
-CPU_BLOCK, GPU_BLOCK = 1 << 22, 1 << 31  # bytes of scores held at once: what the cache holds; beyond, no faster
+READERS = 3  # threads that read ahead of the device
+CPU_BLOCK, GPU_BLOCK = 1 << 22, 1 << 31  # bytes of scores held at once: about what a processor's cache holds; enough
 LEAST_ROWS, MOST_ROWS = 4096, 1 << 18  # of one batch
 
 
