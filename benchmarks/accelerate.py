@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from index import accelerate, exact
+from index.approximate import ApproximateIndex
 from index.exact import as_float32
 from index.hits import recall
-from index.ivfpq import IVFPQIndex
 from index.recipe import choose
 from index.synthetic import vectors
 from index.table import Layout
@@ -160,7 +160,7 @@ def main(rows: int, dim: int, name: str | None, out: Path | None) -> None:
         truth = exact.search(table, queries, K)
         recalls = {
             f"{nprobe} lists, {rerank} reranked": {
-                way: recall(IVFPQIndex(index, table).search(queries, K, nprobe=nprobe, rerank=rerank), truth, K)
+                way: recall(ApproximateIndex(index, table).search(queries, K, nprobe=nprobe, rerank=rerank), truth, K)
                 for way, index in (("faiss", theirs), ("torch", ours))
             }
             for nprobe, rerank in SETTINGS

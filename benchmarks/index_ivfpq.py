@@ -17,10 +17,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from index import exact, ivfpq, tuning
+from index import approximate, exact, tuning
+from index.approximate import ApproximateIndex
 from index.exact import ExactIndex, as_float32
 from index.hits import recall
-from index.ivfpq import IVFPQIndex
 from index.recipe import choose
 from index.synthetic import vectors
 from index.table import Layout
@@ -65,9 +65,9 @@ def main() -> None:
     table, fresh = both[:ROWS], as_float32(both[ROWS:])
     recipe = choose(ROWS, LAYOUT.dim, "ivfpq")
     start = time.perf_counter()
-    index = ivfpq.build(table, recipe, progress=True)
+    index = approximate.build(table, recipe, progress=True)
     built = time.perf_counter()
-    approximate = IVFPQIndex(index, table, tuning.measure(IVFPQIndex(index, table), LAYOUT, {}, progress=True))
+    reranked = ApproximateIndex(index, table, tuning.measure(ApproximateIndex(index, table), LAYOUT, {}, progress=True))
     measured = time.perf_counter()
     brute = ExactIndex(table)
     alone, together = seconds(lambda queries: brute.search(queries, K), fresh)
@@ -90,9 +90,9 @@ def main() -> None:
     truth = {name: exact.search(table, queries, K) for name, queries in asked.items()}
     print("asked  measured  nprobe  rerank  alone  together  recall@10: " + ", ".join(asked))
     for wanted in (0.90, 0.95, 0.99):
-        setting = approximate.setting(wanted, K)
-        got = {n: recall(approximate.search(q, K, recall=wanted), truth[n], K) for n, q in asked.items()}
-        faster = seconds(lambda queries, wanted=wanted: approximate.search(queries, K, recall=wanted), fresh)
+        setting = reranked.setting(wanted, K)
+        got = {n: recall(reranked.search(q, K, recall=wanted), truth[n], K) for n, q in asked.items()}
+        faster = seconds(lambda queries, wanted=wanted: reranked.search(queries, K, recall=wanted), fresh)
         speed = f"{alone / faster[0]:4.0f}x  {together / faster[1]:7.1f}x"
         recalls = ", ".join(f"{each:.3f}" for each in got.values())
         knobs = f"{setting.recall_at(K):8.3f}  {setting.nprobe:6}  {setting.rerank:6}"
@@ -101,11 +101,11 @@ def main() -> None:
     print("\nfilter  recall@10  alone, times exact over the same survivors  (asked 0.95)")
     for selectivity in (0.5, 0.1, 0.01, 0.001):
         rows = np.flatnonzero(rng.random(ROWS) < selectivity).astype(np.int64)
-        hits = approximate.search(fresh, K, rows=rows)
-        one_by_one = np.concatenate([approximate.search(query[None], K, rows=rows).scores for query in fresh[:100]])
+        hits = reranked.search(fresh, K, rows=rows)
+        one_by_one = np.concatenate([reranked.search(query[None], K, rows=rows).scores for query in fresh[:100]])
         survivors = exact.search(table, fresh, K, rows)
         agree = np.mean(one_by_one >= survivors.scores[:100, -1:] - 1e-4)
-        filtered = seconds(lambda queries, rows=rows: approximate.search(queries, K, rows=rows), fresh[:100])[0]
+        filtered = seconds(lambda queries, rows=rows: reranked.search(queries, K, rows=rows), fresh[:100])[0]
         scanned = seconds(lambda queries, rows=rows: brute.search(queries, K, rows=rows), fresh[:20])[0]
         print(f"{selectivity:6}  {recall(hits, survivors, K):9.3f}  {scanned / filtered:5.1f}x  one by one {agree:.3f}")
 

@@ -12,6 +12,8 @@ from index.hits import Hits, Keys, Rows, Scores, rank_keys
 
 ROWS_AT_ONCE = 2048  # a block of float32 rows stays in the processor's cache
 QUERIES_AT_ONCE = 512
+WORTH_SPLITTING = 0.7  # share of the dimensions below which only those asked for are read
+MOST_SPANS = 8
 
 Float32 = npt.NDArray[np.float32]
 
@@ -56,12 +58,14 @@ def search(
 
     batches: float16 or float32 (n, D), as one array (a memory map is read piece by piece) or an iterator over it.
     queries: float32 (q, D), already scaled by their weights. rows: the allowed rows, rising int64; None allows all.
-    Memory is bounded by a block of rows times a block of queries, whatever n is.
+    Memory is bounded by a block of rows times a block of queries, whatever n is. Dimensions that no query asks for,
+    such as blocks of weight 0, are not read.
     """
     queries = checked(queries, batches.shape[1] if isinstance(batches, np.ndarray) else queries.shape[-1], k, rows)
+    queries, columns = _asked_for(queries)
     best: Keys = np.zeros((len(queries), k), np.uint64)
     worst = np.full(len(queries), -np.inf, np.float32)  # the k-th score so far: lower ones need no key
-    for ids, block in _blocks(batches, rows):
+    for ids, block in _blocks(batches, rows, columns):
         block = as_float32(block)
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
@@ -74,18 +78,35 @@ def search(
     return Hits.from_keys(best, k)
 
 
-def _blocks(batches: Iterable[npt.NDArray[Any]] | npt.NDArray[Any], rows: Rows | None) -> Iterator[tuple[Rows, Any]]:
-    """(row numbers, vectors) of all allowed rows in order, at most ROWS_AT_ONCE at a time."""
+def _asked_for(queries: Float32) -> tuple[Float32, list[slice]]:
+    """The queries without the dimensions that are 0 in all of them, and where the others lie (none: everywhere)."""
+    asked = np.flatnonzero((queries != 0).any(axis=0))
+    if not 0 < len(asked) < WORTH_SPLITTING * queries.shape[1]:
+        return queries, []
+    spans = np.split(asked, np.flatnonzero(np.diff(asked) > 1) + 1)
+    if len(spans) > MOST_SPANS:
+        return queries, []
+    return np.ascontiguousarray(queries[:, asked]), [slice(int(span[0]), int(span[-1]) + 1) for span in spans]
+
+
+def _blocks(
+    batches: Iterable[npt.NDArray[Any]] | npt.NDArray[Any], rows: Rows | None, columns: list[slice]
+) -> Iterator[tuple[Rows, Any]]:
+    """(row numbers, these columns of the vectors) of all allowed rows in order, at most ROWS_AT_ONCE at a time."""
     start = 0
+
+    def part(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.concatenate([block[:, span] for span in columns], axis=1) if columns else block
+
     for batch in [batches] if isinstance(batches, np.ndarray) else batches:
         within = None if rows is None else rows[slice(*np.searchsorted(rows, [start, start + len(batch)]))]
         for at in range(0, len(batch) if within is None else len(within), ROWS_AT_ONCE):
             if within is None:
                 block = batch[at : at + ROWS_AT_ONCE]
-                yield np.arange(start + at, start + at + len(block)), block
+                yield np.arange(start + at, start + at + len(block)), part(block)
             else:
                 ids = within[at : at + ROWS_AT_ONCE]
-                yield ids, batch.take(ids - start, axis=0)
+                yield ids, part(batch.take(ids - start, axis=0))
         start += len(batch)
     if rows is not None and len(rows) and rows[-1] >= start:
         raise ValueError(f"allowed row {rows[-1]} of a table of {start}")
@@ -108,7 +129,7 @@ def _last_scores(best: Keys) -> Scores:
 
 
 class ExactIndex:
-    """Brute force over float16 (N, D), usually a memory map; the same ``search`` as IVFPQIndex."""
+    """Brute force over float16 (N, D), usually a memory map; the same ``search`` as ApproximateIndex."""
 
     recall = 1.0
 

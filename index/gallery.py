@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from index import table
+from index import table, vectors
 from index.errors import DamagedError, FsearchError, GalleryError, UnknownNameError
 from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, remove, sha256_file
 from index.table import Layout, Part
@@ -228,8 +228,7 @@ class Gallery:
         current = self.manifest.current
         if current is None or current.table_fingerprint != self.manifest.table_fingerprint:
             return None
-        shape = (self.manifest.rows, self.manifest.layout.dim)
-        return np.asarray(np.memmap(self.path / current.name / VECTORS, np.float16, "r", shape=shape))
+        return vectors.mapped(self.path / current.name / VECTORS, self.manifest.rows, self.manifest.layout.dim)
 
     def vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
         """The exact stored vectors of these rows, float16 (n, dim)."""

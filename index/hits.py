@@ -60,6 +60,13 @@ class Hits:
         return self.rows[i, :count], self.scores[i, :count]
 
     @classmethod
+    def ordered(cls, rows: Rows, scores: Scores) -> Hits:
+        """Full answers (n, k) that are in order but for ties, which go to the lower row."""
+        if (scores[:, 1:] == scores[:, :-1]).any():
+            return cls.from_keys(rank_keys(scores, rows), rows.shape[1])
+        return cls(rows, scores, np.full(len(rows), rows.shape[1]))
+
+    @classmethod
     def from_keys(cls, keys: Keys, k: int) -> Hits:
         """The k best of each row of ``rank_keys``, uint64 (n, any); 0 is no hit."""
         n, width = keys.shape

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from index.errors import GalleryError
 
+KINDS = ("exact", "ivfpq", "fastscan", "rabitq", "graph")
 EXACT_BELOW = 20_000  # rows that brute force reads in a few milliseconds
-IVFPQ_FROM = 1024  # an 8-bit codebook has 256 entries: fewer than 4 rows for each teach it nothing
+TRAINABLE_FROM = 1024  # an 8-bit codebook has 256 entries: fewer than 4 rows for each teach it nothing
 TRAIN_PER_LIST = 40  # rows a k-means centroid is learned from; FAISS asks for 39
+GRAPH_TRAIN = 65_536  # rows that a graph's projection and the ranges of its 8-bit codes are learned from
 
 
 @dataclass(frozen=True)
 class Recipe:
     """An index to be built.
 
-    kind: "exact" (brute force) or "ivfpq" (inverted lists of product-quantised residuals, Jegou et al. 2011).
-    nlist: lists. pq_m: bytes a vector; where it does not divide the dimension, vectors are padded with zeros.
+    kind: "exact" (brute force); "ivfpq" (inverted lists of product-quantised residuals, Jegou et al. 2011); "fastscan"
+    (the same with 4-bit codes, scanned in registers, Andre et al. 2017); "rabitq" (lists of one bit a dimension, Gao
+    and Long 2024); "graph" (HNSW, Malkov and Yashunin 2016, over 8-bit codes).
+    nlist: lists. pq_m: codes of a vector; where it does not divide the dimension, vectors are padded with zeros.
     nbits: bits of one code. train_rows: rows drawn, with ``seed``, from the whole table to train on.
+    dims: the projection that is coded, 0 for the vectors as they are. links, ef_construction: a vertex's links on a
+    graph's upper layers (twice as many on the lowest), and how many candidates they are chosen from.
     """
 
     kind: str
@@ -27,26 +33,72 @@ class Recipe:
     nbits: int = 8
     train_rows: int = 0
     seed: int = 0
+    dims: int = 0
+    links: int = 0
+    ef_construction: int = 0
 
-    def padded(self, dim: int) -> int:
-        """The smallest multiple of ``pq_m`` that holds ``dim``."""
-        return dim if self.kind == "exact" else math.ceil(dim / self.pq_m) * self.pq_m
+    def coded(self, dim: int) -> int:
+        """Dimensions of what is coded: of the projection, or the smallest multiple of ``pq_m`` that holds ``dim``."""
+        if self.dims:
+            return self.dims
+        return dim if not self.pq_m else math.ceil(dim / self.pq_m) * self.pq_m
+
+    def bytes_per_row(self, dim: int) -> float:
+        """Bytes held in memory for a row, beside the mapped float16 vectors. Lists' centroids are counted apart."""
+        if self.kind == "exact":
+            return 0.0
+        if self.kind == "graph":  # 8-bit codes, links of 4 bytes, where they lie, the few upper layers
+            return self.coded(dim) + 8 * self.links + 17
+        bits = {"rabitq": self.coded(dim) + 96}.get(self.kind, self.pq_m * self.nbits)
+        return bits / 8 + 8  # and the row's number
 
 
-def choose(n: int, d: int, kind: str = "auto", seed: int = 0) -> Recipe:
-    """The recipe for n rows of d dimensions: "auto" is exact under 20,000 rows, else ivfpq.
+def choose(n: int, d: int, kind: str = "auto", seed: int = 0, dims: int = 64, links: int = 16) -> Recipe:
+    """The recipe for n rows of d dimensions: "auto" is exact under 20,000 rows, else a graph.
 
-    One code byte stands for 8 dimensions: on generated features of 576 dimensions, 72 bytes and 64 reranked rows find
-    95% of the true 10 neighbours, 48 bytes need 128. About 3 sqrt(n) lists balance comparing centroids with scanning
-    codes. There is no OPQ rotation: it raised recall there by 0.01, less than a deeper rerank does, and tripled the
-    training. GalleryError when "ivfpq" is asked for too few rows, or the kind is unknown.
+    dims: the projection that graph, fastscan and rabitq code (see ``index.projection.choose_dims``); d or more is none.
+
+    An ivfpq's code byte stands for 8 dimensions: on generated features of 576 dimensions, 72 bytes and 64 reranked rows
+    find 95% of the true 10 neighbours, 48 bytes need 128. About 3 sqrt(n) lists balance comparing centroids with
+    scanning codes. There is no OPQ rotation: it raised recall there by 0.01, less than a deeper rerank does, and
+    tripled the training. GalleryError when too few rows would train it, or the kind is unknown.
     """
-    if kind not in ("auto", "exact", "ivfpq"):
-        raise GalleryError(f"unknown index kind {kind!r}; known: auto, exact, ivfpq")
+    if kind != "auto" and kind not in KINDS:
+        raise GalleryError(f"unknown index kind {kind!r}; known: auto, {', '.join(KINDS)}")
     if kind == "exact" or (kind == "auto" and n < EXACT_BELOW):
         return Recipe("exact", seed=seed)
-    if n < IVFPQ_FROM:
-        raise GalleryError(f"{n} rows are too few to train ivfpq, which needs {IVFPQ_FROM}; use exact")
+    kind = "graph" if kind == "auto" else kind
+    if n < TRAINABLE_FROM:
+        raise GalleryError(f"{n} rows are too few to train {kind}, which needs {TRAINABLE_FROM}; use exact")
+    dims = 0 if dims >= d else dims
+    if kind == "graph":
+        return Recipe(kind, train_rows=min(n, GRAPH_TRAIN), seed=seed, dims=dims, links=links, ef_construction=64)
     nlist = max(1, min(round(3 * math.sqrt(n)), n // TRAIN_PER_LIST))
-    pq_m = max(math.ceil(d / 8), min(d, 8))  # narrow vectors keep 8 bytes
-    return Recipe("ivfpq", nlist, pq_m, 8, min(n, max(TRAIN_PER_LIST * nlist, 16_384)), seed)
+    rows = min(n, max(TRAIN_PER_LIST * nlist, 16_384))
+    if kind == "ivfpq":
+        return Recipe(kind, nlist, max(math.ceil(d / 8), min(d, 8)), 8, rows, seed)  # narrow vectors keep 8 bytes
+    if kind == "fastscan":
+        return Recipe(kind, nlist, dims or math.ceil(d / 2), 4, rows, seed, dims)
+    return Recipe(kind, nlist, 0, 1, rows, seed, dims)
+
+
+def alternatives(n: int, d: int, dims: int, memory: int | None, seed: int = 0) -> list[Recipe]:
+    """The recipes worth trying for n rows: each kind whose resident bytes a row, times n, stay within ``memory`` bytes.
+
+    Without a cap: the graph and the lists. GalleryError when nothing fits.
+    """
+    tried = [choose(n, d, "graph", seed, dims), choose(n, d, "graph", seed, dims, links=8)]
+    tried += [choose(n, d, kind, seed, dims) for kind in ("fastscan", "rabitq")]
+    fitting = [each for each in tried if memory is None or each.bytes_per_row(d) * n <= memory]
+    if not fitting:
+        least = min(each.bytes_per_row(d) for each in tried) * n
+        raise GalleryError(
+            f"no index of {n} rows fits {memory} bytes, the least is {math.ceil(least)}: raise --memory, or use exact"
+        )
+    return fitting
+
+
+def for_rows(recipe: Recipe, n: int, d: int) -> Recipe:
+    """The same recipe for another number of rows: what a trial on a sample is for."""
+    again = choose(n, d, recipe.kind, recipe.seed, recipe.dims or d, recipe.links or 16)
+    return replace(again, dims=recipe.dims)

@@ -1,20 +1,22 @@
-"""The measured curve of an index: recall against exact search for each number of lists probed and candidates reranked.
+"""The measured curve of an index: recall against exact search for each effort and number of candidates reranked.
 
-Queries are table rows, the row itself taken out of both answers, asked in three ways: at the gallery's default block
-weights, at random weights (0 to 4 for each block), and with one block taken from another row, as an edit does. The
-recall of a setting is the lowest of the three, tie-aware.
+Queries are table rows, the row itself taken out of both answers. They are asked at the gallery's default block weights,
+with one block taken from another row, as an edit does, and at other weights: these are sorted into levels by the cosine
+between a query's weights and the default ones, since an index is built for the default ones, and the farther a query is
+from them, the more of it must be read. Recall is tie-aware, and each level has a curve of its own.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from index.exact import Float32, as_float32
@@ -23,22 +25,28 @@ from index.hits import TIE_TOLERANCE, Rows
 from index.table import Layout
 
 if TYPE_CHECKING:
-    from index.ivfpq import IVFPQIndex
+    from index.approximate import ApproximateIndex
 
+RECALL = 0.95  # asked for when a search names neither a recall nor its knobs
 KS = (1, 4, 10, 30, 100)
-DEPTHS = (32, 64, 128, 256, 512, 1024)
-ENOUGH = 0.995  # probing more lists is not measured once recall at every k is so high
-QUERIES = 128  # of each kind
-TIMED = 10
+DEPTHS = (12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level ends
+MARGIN = 0.2  # a level mixes easier and harder weights: settings there must miss this much less than asked
+ENOUGH = 0.995  # more effort is not measured once recall at every k is so high
+QUERIES = 96  # of each kind
+TIMED = 5
+LEAST_DEPTH = 64
 SATURATED = 0.001
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the curve. recall: k -> the lowest over kinds of queries; by_kind: kind -> k -> recall.
+    """One point of the curve. nprobe: lists probed, or efSearch. rerank: candidates scored on the stored vectors.
 
-    bytes_read: codes scanned and vectors reranked for one query, in bytes: the work, the same on every host. ms: median
-    time of one query asked alone, on the host that built.
+    recall: k -> recall@k of level 0, the lower of its two kinds; by_kind: kind -> k -> recall, the kinds being "default
+    weights", "edited" and "level 1" to "level 4". bytes_read: codes scanned and vectors reranked for one query, in
+    bytes: the work, the same on every host. ms: median time of one query asked alone, on the host that built. exact: no
+    setting reaches the recall asked at such weights, so all rows are scored.
     """
 
     nprobe: int
@@ -47,33 +55,53 @@ class Setting:
     by_kind: dict[str, dict[int, float]] = field(default_factory=dict)
     bytes_read: int = 0
     ms: float = 0.0
+    exact: bool = False
 
-    def recall_at(self, k: int) -> float:
+    def recall_at(self, k: int, level: int = 0) -> float:
         """Measured at the smallest k that is no smaller than this one (at the largest, beyond it)."""
-        return self.recall[_measured_k(self.recall, k)]
-
-
-def _measured_k(recalls: Mapping[int, float], k: int) -> int:
-    return min((each for each in recalls if each >= k), default=max(recalls))
+        if self.exact:
+            return 1.0
+        while level and f"level {level}" not in self.by_kind:  # no weights of these blocks are so far
+            level -= 1
+        recalls = self.by_kind[f"level {level}"] if level else self.recall
+        return recalls[min((each for each in recalls if each >= k), default=max(recalls))]
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The curve and how it was measured; tuning.json."""
+    """The curve and how it was measured; tuning.json.
+
+    starts, weights: where each block begins in the embedding of ``dim`` dimensions, and its default weight.
+    """
 
     curve: list[Setting]
     seed: int
     queries: int
     made_with: str
+    starts: list[int] = field(default_factory=lambda: [0])
+    weights: list[float] = field(default_factory=lambda: [1.0])
 
-    def choose(self, recall: float, k: int) -> Setting:
-        """The setting of least work that reaches this recall@k, else the one that comes nearest.
+    def levels(self, queries: Float32) -> npt.NDArray[np.int64]:
+        """How far the weights of queries (q, D) are from the default ones, int64 (q,): 0, the default, to 4.
 
-        Beyond the largest k measured, lists and depth grow in proportion.
+        A block's weight is the length of the query's part in it, as blocks are unit vectors before they are weighted.
         """
-        reaching = [each for each in self.curve if each.recall_at(k) >= recall]
+        if len(self.starts) == 1:
+            return np.zeros(len(queries), np.int64)
+        return level_of(np.sqrt(np.add.reduceat(queries * queries, self.starts, axis=1)), self.weights)
+
+    def choose(self, recall: float, k: int, level: int = 0) -> Setting:
+        """The setting of least work that reaches this recall@k at this level.
+
+        Where none does: the one that comes nearest at level 0, exact search at the others. Beyond the largest k
+        measured, effort and depth grow in proportion.
+        """
+        wanted = recall + MARGIN * (1 - recall) if level else recall
+        reaching = [each for each in self.curve if each.recall_at(k, level) >= wanted]
         if reaching:
             best = min(reaching, key=lambda each: (each.bytes_read, each.nprobe))
+        elif level:
+            return Setting(1, k, exact=True)
         else:
             best = max(self.curve, key=lambda each: (each.recall_at(k), -each.bytes_read))
         grow = max(1.0, k / max(best.recall))
@@ -82,14 +110,15 @@ class Tuning:
     def depth_for(self, nprobe: int, k: int) -> int:
         """How many candidates to rerank when only nprobe was asked for.
 
-        The depth beyond which recall gained nothing, at any number of lists up to this one: with it, probing more lists
-        never pushes true neighbours out of the candidates, so recall does not fall as nprobe rises.
+        The depth beyond which recall gained nothing, at any effort up to this one and any weights but one block alone:
+        with it, more effort never pushes true neighbours out of the candidates, so recall never falls as nprobe rises.
         """
-        depth = k
+        depth = max(LEAST_DEPTH, 2 * k)
         for probes in sorted({each.nprobe for each in self.curve}):
             column = sorted((each for each in self.curve if each.nprobe == probes), key=lambda each: each.rerank)
-            top = column[-1].recall_at(k)
-            depth = max(depth, next(each.rerank for each in column if each.recall_at(k) >= top - SATURATED))
+            lowest = [min(each.recall_at(k, level) for level in range(len(LEVELS))) for each in column]
+            saturated = next(i for i, each in enumerate(lowest) if each >= lowest[-1] - SATURATED)
+            depth = max(depth, column[saturated].rerank)
             if probes >= nprobe:
                 break
         return depth
@@ -108,62 +137,115 @@ class Tuning:
         return cls(curve=curve, **body)
 
 
+def level_of(weights: npt.NDArray[Any], default: Sequence[float]) -> npt.NDArray[np.int64]:
+    """Levels of block weights (q, B) beside the default ones (B,), int64 (q,)."""
+    lengths = np.sqrt((weights * weights).sum(axis=1)) * np.linalg.norm(default)
+    cosines = weights @ np.asarray(default, weights.dtype) / np.maximum(lengths, 1e-12)
+    return (cosines[:, None] < np.array(LEVELS)).sum(axis=1)
+
+
 def measure(
-    index: IVFPQIndex, layout: Layout, weights: Mapping[str, float], seed: int = 0, progress: bool = False
+    index: ApproximateIndex,
+    layout: Layout,
+    weights: Mapping[str, float],
+    seed: int = 0,
+    progress: bool = False,
+    table: Iterable[npt.NDArray[np.float16]] | None = None,
+    timed: bool = True,
 ) -> Tuning:
-    """Measure the curve of an index over its own rows; the same curve, times apart, for the same seed."""
+    """Measure the curve of an index over its own rows; the same curve, times apart, for the same seed.
+
+    table: the index's vectors once more, as batches for the one pass of exact search (default: its memory map). timed:
+    measure milliseconds too.
+    """
     rng = np.random.default_rng(seed)
     n, dim = index.vectors.shape
     rows = np.sort(rng.choice(n, min(QUERIES, n // 2), replace=False))
-    kinds = _queries(as_float32(index.vectors.take(rows, axis=0)), index, layout, weights, rng)
+    default = [weights.get(name, 1.0) for name in layout.names]
+    kinds = _queries(as_float32(index.vectors.take(rows, axis=0)), index, layout, default, rng)
     own = np.tile(rows, len(kinds))  # the row that query i was made of
     queries = np.concatenate(list(kinds.values()))  # (kinds x rows, D)
     ks = [k for k in KS if k <= n // 4]
-    truth = exact_search(index.vectors, queries, ks[-1] + 1)
+    truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1)
     true_scores = index.scores(queries, _without(truth.rows, own))  # (q, largest k)
     slack = TIE_TOLERANCE * np.abs(true_scores[:, 0])
-    nlist = index.index.nlist
     depths = [depth for depth in DEPTHS if depth <= n // 4]  # beyond that, brute force
-    _, order = index.index.quantizer.search(index.padded(queries), nlist)
-    codes = np.cumsum(index.list_sizes[order], axis=1).mean(axis=0)  # codes scanned in 1, 2, ... lists
+    efforts = index.base.efforts()
+    work = index.base.bytes_read(index.inner(queries), efforts)
     curve: list[Setting] = []
-    nprobes = [2**i for i in range(nlist.bit_length()) if 2**i < nlist] + [nlist]
-    for nprobe in tqdm(nprobes, desc="measure", disable=None if progress else True):
-        found = _without(index.candidates(queries, nprobe, depths[-1] + 1, at_least=0), own)  # (q, depth)
+    for nprobe, codes in tqdm(
+        list(zip(efforts, work, strict=True)), desc="measure", disable=None if progress else True
+    ):
+        usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
+        found = _without(index.candidates(queries, nprobe, max(usable) + 1, at_least=0), own)  # (q, depth)
         scores = np.where(found >= 0, index.scores(queries, found), -np.inf)
-        for depth in depths:
-            shares = {}
-            for k in ks:
-                good = scores[:, : max(depth, k)] >= (true_scores[:, k - 1] - slack)[:, None]
-                shares[k] = np.minimum(good.sum(axis=1), k).reshape(len(kinds), -1).mean(axis=1) / k  # (kinds,)
+        met = {k: np.cumsum(scores >= (true_scores[:, k - 1] - slack)[:, None], axis=1) for k in ks}  # (q, depth)
+        for depth in usable:
+            at = {k: min(max(depth, k), scores.shape[1]) - 1 for k in ks}
+            shares = {k: np.minimum(met[k][:, at[k]], k).reshape(len(kinds), -1).mean(axis=1) / k for k in ks}
             by_kind = {name: {k: float(shares[k][i]) for k in ks} for i, name in enumerate(kinds)}
-            lowest = {k: float(shares[k].min()) for k in ks}
-            read = round(codes[nprobe - 1] * index.index.code_size + depth * dim * 2)
-            curve.append(Setting(nprobe, depth, lowest, by_kind, read, _median_ms(index, queries, nprobe, depth)))
-        if min(curve[-1].recall.values()) >= ENOUGH:
+            lowest = {k: min(by_kind[name][k] for name in kinds if not name.startswith("level")) for k in ks}
+            read = round(codes + depth * dim * 2)
+            ms = _median_ms(index, queries, nprobe, depth) if timed else 0.0
+            curve.append(Setting(nprobe, depth, lowest, by_kind, read, ms))
+        if usable and min(min(kind.values()) for kind in curve[-1].by_kind.values()) >= ENOUGH:
             break
-    return Tuning(curve, seed, len(queries), f"faiss {faiss.__version__}")
+    starts = [block.start for block in layout.blocks]
+    return Tuning(curve, seed, len(queries), f"faiss {faiss.__version__}", starts, default)
+
+
+def trial(index: ApproximateIndex, layout: Layout, weights: Mapping[str, float], seed: int = 0) -> tuple[float, float]:
+    """(recall@10, milliseconds a query when many are asked at once) of the least work that reaches RECALL, or comes
+    nearest."""
+    chosen = measure(index, layout, weights, seed, timed=False).choose(RECALL, 10)
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(index.vectors), min(512, len(index.vectors)), replace=False))
+    queries = as_float32(index.vectors.take(rows, axis=0)) * layout.scale(weights)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        index.search(queries, 10, nprobe=chosen.nprobe, rerank=chosen.rerank)
+        times.append(time.perf_counter() - start)
+    return chosen.recall_at(10), 1000 * min(times) / len(queries)
 
 
 def _queries(
-    vectors: Float32, index: IVFPQIndex, layout: Layout, weights: Mapping[str, float], rng: np.random.Generator
+    vectors: Float32, index: ApproximateIndex, layout: Layout, default: Sequence[float], rng: np.random.Generator
 ) -> dict[str, Float32]:
     """Kind -> queries (n, D) made of these vectors (n, D). With one block only its default weight means anything."""
-    scale = layout.scale(weights)
+    sizes = [block.stop - block.start for block in layout.blocks]
+    scale = np.repeat(default, sizes).astype(np.float32)
     kinds = {"default weights": vectors * scale}
-    if len(layout.blocks) > 1:
-        sizes = [block.stop - block.start for block in layout.blocks]
-        random_weights = rng.uniform(0, 4, (len(vectors), len(sizes))).astype(np.float32)
-        kinds["random weights"] = vectors * np.repeat(random_weights, sizes, axis=1)
-        donors = as_float32(index.vectors.take(rng.choice(len(index.vectors), len(vectors)), axis=0))
-        edited = vectors.copy()
-        # the widest block says what the photo looks like: an edit changes one of the others
-        others = [block for block in layout.blocks if block.stop - block.start < max(sizes)] or layout.blocks
-        for i, choice in enumerate(rng.integers(0, len(others), len(vectors))):
-            block = others[choice]
-            edited[i, block.start : block.stop] = donors[i, block.start : block.stop]
-        kinds["edited"] = edited * scale
+    if len(sizes) == 1:
+        return kinds
+    donors = as_float32(index.vectors.take(rng.choice(len(index.vectors), len(vectors)), axis=0))
+    edited = vectors.copy()
+    # the widest block says what the photo looks like: an edit changes one of the others
+    others = [block for block in layout.blocks if block.stop - block.start < max(sizes)] or layout.blocks
+    for i, choice in enumerate(rng.integers(0, len(others), len(vectors))):
+        block = others[choice]
+        edited[i, block.start : block.stop] = donors[i, block.start : block.stop]
+    kinds["edited"] = edited * scale
+    drawn = _drawn_weights(len(sizes), default, rng)
+    levels = level_of(drawn, default)
+    for level in range(1, len(LEVELS) + 1):
+        among = drawn[levels == level]
+        if len(among):
+            chosen = among[rng.integers(0, len(among), len(vectors))]
+            kinds[f"level {level}"] = vectors * np.repeat(chosen, sizes, axis=1).astype(np.float32)
     return kinds
+
+
+def _drawn_weights(blocks: int, default: Sequence[float], rng: np.random.Generator, n: int = 4000) -> Float32:
+    """Block weights as users set them, (n, blocks): uniform in 0..4; or the default ones, some dropped, one alone, or
+    all times factors."""
+    uniform = rng.uniform(0, 4, (n, blocks))
+    kept = np.asarray(default) * (rng.random((n, blocks)) > rng.random((n, 1)) * 0.6)
+    alone = np.eye(blocks)[rng.integers(0, blocks, n)]
+    scaled = np.asarray(default) * np.exp(rng.standard_normal((n, blocks)))
+    ways = np.stack([uniform, kept, alone, scaled])  # (4, n, blocks)
+    drawn = ways[rng.integers(0, 4, n), np.arange(n)]
+    return drawn[(drawn > 0).any(axis=1)].astype(np.float32)
 
 
 def _without(found: Rows, own: Rows) -> Rows:
@@ -173,7 +255,7 @@ def _without(found: Rows, own: Rows) -> Rows:
     return found[~drop].reshape(len(found), -1)
 
 
-def _median_ms(index: IVFPQIndex, queries: Float32, nprobe: int, depth: int) -> float:
+def _median_ms(index: ApproximateIndex, queries: Float32, nprobe: int, depth: int) -> float:
     """The median time of one search of 10 hits asked alone, in milliseconds."""
     times = []
     for query in queries[:: max(1, len(queries) // TIMED)][:TIMED]:

@@ -202,8 +202,8 @@ def build_ivfpq(
 
     sample: rows to train on, rising int64. nbits: 8 or 4 of each code; fast_scan (4 bits) returns FAISS's index of
     blocked codes. rounds: of k-means for the centroids and for the codebooks. Inner product, residual codes, D padded
-    with zeros to a multiple of pq_m: as ``index.ivfpq.build``, whose recall it has. The same index for the same seed
-    and device. Memory on the host: the codes twice while lists are filled.
+    with zeros to a multiple of pq_m: as ``index.approximate.build``, whose recall it has. The same index for the same
+    seed and device. Memory on the host: the codes twice while lists are filled.
     """
     if nbits not in (4, 8) or (fast_scan and nbits != 4):
         raise ValueError(f"{nbits} bits a code, fast scan {fast_scan}: need 8 or 4, and 4 for the fast scan")

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import ivfpq, tuning
+from index import approximate, tuning
+from index.approximate import ApproximateIndex
 from index.exact import as_float32
 from index.files import file_facts
 from index.gallery import Gallery, Manifest
-from index.ivfpq import IVFPQIndex
 from index.recipe import choose
 from index.synthetic import vectors
 from index.table import Layout, fixed_size_list, schema, write_part
@@ -110,8 +110,8 @@ def queries() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def ivf(structured: np.ndarray) -> IVFPQIndex:
+def ivf(structured: np.ndarray) -> ApproximateIndex:
     """An IVF-PQ index over ``structured`` with its measured curve."""
-    index = ivfpq.build(structured, choose(len(structured), LAYOUT.dim, "ivfpq"))
-    curve = tuning.measure(IVFPQIndex(index, structured), LAYOUT, {"color": 2.0})
-    return IVFPQIndex(index, structured, curve)
+    index = approximate.build(structured, choose(len(structured), LAYOUT.dim, "ivfpq"))
+    curve = tuning.measure(ApproximateIndex(index, structured), LAYOUT, {"color": 2.0})
+    return ApproximateIndex(index, structured, curve)

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import accelerate, exact, ivfpq
+from index import accelerate, approximate, exact
 from index.accelerate import brute_force, devices, training
+from index.approximate import ApproximateIndex
 from index.errors import UnknownNameError
 from index.exact import as_float32
 from index.hits import TIE_TOLERANCE, Hits, rank_keys, recall
-from index.ivfpq import IVFPQIndex
 from index.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -153,18 +153,18 @@ def test_lists_and_codes_are_those_of_faiss_for_the_same_centroids(
 
 
 @pytest.fixture(scope="module")
-def by_faiss(structured: np.ndarray) -> IVFPQIndex:
-    return IVFPQIndex(ivfpq.build(structured, Recipe("ivfpq", 150, 12, 8, 6000)), structured)
+def by_faiss(structured: np.ndarray) -> ApproximateIndex:
+    return ApproximateIndex(approximate.build(structured, Recipe("ivfpq", 150, 12, 8, 6000)), structured)
 
 
 @pytest.fixture(scope="module")
-def by_torch(structured: np.ndarray) -> IVFPQIndex:
-    return IVFPQIndex(build(structured), structured)
+def by_torch(structured: np.ndarray) -> ApproximateIndex:
+    return ApproximateIndex(build(structured), structured)
 
 
 @pytest.mark.parametrize(("nprobe", "rerank"), [(4, 32), (8, 32), (16, 64), (16, 256), (64, 32), (150, 64)])
 def test_recall_is_that_of_an_index_built_by_faiss(
-    by_torch: IVFPQIndex, by_faiss: IVFPQIndex, structured: np.ndarray, nprobe: int, rerank: int
+    by_torch: ApproximateIndex, by_faiss: ApproximateIndex, structured: np.ndarray, nprobe: int, rerank: int
 ) -> None:
     queries = as_float32(structured[::5])  # 1200: few would differ by chance
     truth = exact.search(structured, queries, 10)
@@ -318,7 +318,7 @@ def test_a_query_in_halves_is_as_exact_as_float32(structured: np.ndarray, querie
 
 @pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.usefixtures("small_blocks")
-def test_rerank_scores(by_faiss: IVFPQIndex, structured: np.ndarray, queries: np.ndarray, resident: bool) -> None:
+def test_rerank_scores(by_faiss: ApproximateIndex, structured: np.ndarray, queries: np.ndarray, resident: bool) -> None:
     rows = np.random.default_rng(0).integers(-1, 6000, (len(queries), 37))
     table = accelerate.resident(structured, CPU) if resident else structured
     found, wanted = accelerate.rerank_scores(table, queries, rows, CPU), by_faiss.scores(queries, rows)

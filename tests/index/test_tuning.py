@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from index import tuning
+from index.approximate import ApproximateIndex
 from index.exact import as_float32
-from index.ivfpq import IVFPQIndex
 from index.table import Layout
 from index.tuning import Setting, Tuning
 
@@ -41,28 +41,30 @@ def test_beyond_the_largest_k_both_knobs_grow() -> None:
 def test_depth_never_shrinks_as_nprobe_rises() -> None:
     depths = [HAND.depth_for(nprobe, 10) for nprobe in range(1, 12)]
     assert depths == sorted(depths)
-    assert depths[0] == depths[-1] == 50
-    assert HAND.depth_for(1, 70) == 70
+    assert depths[0] == depths[-1] == 64
+    assert HAND.depth_for(1, 70) == 140
 
 
-def test_json_comes_back(ivf: IVFPQIndex) -> None:
+def test_json_comes_back(ivf: ApproximateIndex) -> None:
     assert ivf.tuning is not None
     assert Tuning.from_json(ivf.tuning.to_json()) == ivf.tuning
 
 
-def test_curve_has_every_kind_and_its_lowest(ivf: IVFPQIndex) -> None:
+def test_curve_has_every_kind_and_its_lowest(ivf: ApproximateIndex) -> None:
     assert ivf.tuning is not None
     for setting in ivf.tuning.curve:
-        assert set(setting.by_kind) == {"default weights", "random weights", "edited"}
+        assert set(setting.by_kind) == {"default weights", "edited", "level 1", "level 2", "level 3"}
         assert list(setting.recall) == [1, 4, 10, 30, 100]
         for k, lowest in setting.recall.items():
-            assert lowest == min(kind[k] for kind in setting.by_kind.values())
+            assert lowest == min(setting.by_kind[kind][k] for kind in ("default weights", "edited"))
+            assert all(setting.recall_at(k, i) == setting.by_kind[f"level {i}"][k] for i in (1, 2, 3))
+            assert setting.recall_at(k, 4) == setting.recall_at(k, 3)
         assert setting.ms > 0
     top = ivf.tuning.curve[-1]
-    assert min(top.recall.values()) >= tuning.ENOUGH or top.nprobe == ivf.index.nlist
+    assert min(min(kind.values()) for kind in top.by_kind.values()) >= tuning.ENOUGH or top.nprobe == ivf.base.most
 
 
-def test_measured_recall_is_what_searching_gives(ivf: IVFPQIndex, structured: np.ndarray, layout: Layout) -> None:
+def test_measured_recall_is_what_searching_gives(ivf: ApproximateIndex, structured: np.ndarray, layout: Layout) -> None:
     """The oracle: the same queries through ``search``, judged neighbour by neighbour against a full sort."""
     assert ivf.tuning is not None
     rng = np.random.default_rng(ivf.tuning.seed)
@@ -82,9 +84,9 @@ def test_measured_recall_is_what_searching_gives(ivf: IVFPQIndex, structured: np
         assert found / (10 * n) == pytest.approx(setting.by_kind["default weights"][10], abs=0.003)
 
 
-def test_same_seed_same_curve(ivf: IVFPQIndex, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_seed_same_curve(ivf: ApproximateIndex, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "QUERIES", 20)
-    bare = IVFPQIndex(ivf.index, ivf.vectors)
+    bare = ApproximateIndex(ivf.index, ivf.vectors)
     first, again, other = (
         [(s.nprobe, s.rerank, s.recall, s.bytes_read) for s in tuning.measure(bare, layout, {}, seed).curve]
         for seed in (5, 5, 6)
@@ -93,7 +95,7 @@ def test_same_seed_same_curve(ivf: IVFPQIndex, layout: Layout, monkeypatch: pyte
     assert first != other
 
 
-def test_one_block_is_asked_at_its_own_weight_only(ivf: IVFPQIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_block_is_asked_at_its_own_weight_only(ivf: ApproximateIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "QUERIES", 20)
-    measured = tuning.measure(IVFPQIndex(ivf.index, ivf.vectors), Layout.of({"all": 96}), {})
+    measured = tuning.measure(ApproximateIndex(ivf.index, ivf.vectors), Layout.of({"all": 96}), {})
     assert set(measured.curve[0].by_kind) == {"default weights"}

@@ -1,0 +1,226 @@
+"""An approximate index with an exact rerank: a graph or lists find candidates, the stored vectors score them.
+
+Where the table was projected before it was coded, queries are projected after their weighting; the rerank is on the
+full float16 vectors, so scores are those of exact search at any block weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from index import graph, lists
+from index.exact import Float32, as_float32, checked
+from index.exact import search as exact_search
+from index.graph import Graph
+from index.hits import Hits, Keys, Rows, rank_keys
+from index.lists import Lists
+from index.projection import learn
+from index.recipe import Recipe
+from index.tuning import RECALL, Setting, Tuning
+
+ADD_AT_ONCE = 8192
+RERANK_BYTES = 1 << 19  # float32 candidates held at once: what fits the cache is widened and scored twice as fast
+CANDIDATES_AT_ONCE = 1 << 22  # (score, row) pairs FAISS returns at once
+FILTER_MARGIN = 2  # a filter may disagree with the query: this much more is reranked
+DOT_COST = 0.08  # a float32 dot product, beside fetching and widening one row for a rerank (1)
+
+
+def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None = None, progress: bool = False) -> Any:
+    """The FAISS index of a recipe: trained on ``recipe.train_rows`` rows drawn from the whole table, then filled.
+
+    vectors: float16 (N, D), usually a memory map; row i gets FAISS id i. starts: where the blocks of the embedding
+    begin (default: one block). Memory: the sample as float32, the codes, and one piece.
+    """
+    n, dim = vectors.shape
+    rng = np.random.default_rng(recipe.seed)
+    rows = np.sort(rng.choice(n, recipe.train_rows, replace=False))
+    with tqdm(total=n, desc="index", unit="row", disable=None if progress else True) as bar:
+        bar.set_postfix_str(f"training on {len(rows)} rows")
+        sample = as_float32(vectors.take(rows, axis=0))
+        inner = (graph if recipe.kind == "graph" else lists).empty(recipe, recipe.coded(dim))
+        index = inner
+        if recipe.dims:
+            rotate = faiss.LinearTransform(dim, recipe.dims, False)
+            matrix = learn(sample, np.zeros(1, np.int64) if starts is None else starts, recipe.dims, recipe.seed)
+            faiss.copy_array_to_vector(matrix.reshape(-1), rotate.A)
+            rotate.is_trained = True
+            index = faiss.IndexPreTransform(rotate, inner)
+        index.train(_pad(sample, index.d))
+        bar.set_postfix_str("adding")
+        add(index, vectors, 0, bar)
+    return index
+
+
+def add(index: Any, vectors: npt.NDArray[np.float16], start: int = 0, bar: tqdm | None = None) -> None:
+    """Add rows ``start`` to the end of ``vectors`` to a trained FAISS index, without training it again."""
+    for at in range(start, len(vectors), ADD_AT_ONCE):
+        piece = vectors[at : at + ADD_AT_ONCE]
+        index.add(_pad(as_float32(piece), index.d))
+        if bar is not None:
+            bar.update(len(piece))
+
+
+def _pad(vectors: Float32, dim: int) -> Float32:
+    """Zeros behind (n, d) up to (n, dim): inner products stay as they are."""
+    return vectors if vectors.shape[1] == dim else np.pad(vectors, ((0, 0), (0, dim - vectors.shape[1])))
+
+
+class ApproximateIndex:
+    """A FAISS index, the float16 vectors (N, D) it reranks on, and what was measured of it.
+
+    Without ``tuning`` (while that is being measured) every search needs nprobe and rerank. ``scorer``: the same vectors
+    as a mapped FAISS index (see ``index.vectors``), which reranks in FAISS's own threads; without it numpy does.
+    """
+
+    def __init__(
+        self, index: Any, vectors: npt.NDArray[np.float16], tuning: Tuning | None = None, scorer: Any = None
+    ) -> None:
+        if index.ntotal != len(vectors):
+            raise ValueError(f"an index of {index.ntotal} rows over {len(vectors)} vectors")
+        self.index, self.vectors, self.tuning = index, vectors, tuning
+        inner, self._matrix = index, None
+        if isinstance(index, faiss.IndexPreTransform):
+            inner, chain = faiss.downcast_index(index.index), index.chain
+            rotate: Any = faiss.downcast_VectorTransform(chain.at(0))  # type: ignore[attr-defined]
+            self._matrix = faiss.vector_to_array(rotate.A).reshape(rotate.d_out, rotate.d_in)
+        self.base: Graph | Lists = Graph(inner) if isinstance(inner, faiss.IndexHNSW) else Lists(inner)
+        self._refined = None
+        if scorer is not None and index.d == vectors.shape[1]:
+            self._refined, self._scorer = faiss.IndexRefine(index, scorer), scorer
+
+    def search(
+        self,
+        queries: Float32,
+        k: int,
+        *,
+        recall: float | None = None,
+        nprobe: int | None = None,
+        rerank: int | None = None,
+        rows: Rows | None = None,
+    ) -> Hits:
+        """The k best of the allowed rows for each query, by exact inner product among the candidates found.
+
+        queries: float32 (q, D), already scaled by their weights. recall: reach this recall@k at the least work measured
+        for weights as far from the default as the query's (default 0.95); where no setting reached it at such weights,
+        the query is answered exactly. See ``expected_recall``. nprobe, rerank: lists probed (of a graph: efSearch) and
+        candidates scored, instead. rows: allowed rows, rising int64. A query gets min(k, allowed rows) hits whatever
+        the setting: where its candidates are fewer, more are looked for.
+        """
+        queries = checked(queries, self.vectors.shape[1], k, rows)
+        if self.tuning is None or nprobe is not None:
+            return self._search(queries, k, self.setting(recall, k, nprobe, rerank), rows)
+        levels = self.tuning.levels(queries)
+        first = levels[0] if len(levels) else 0
+        if (levels == first).all():
+            return self._search(queries, k, self.setting(recall, k, None, rerank, int(first)), rows)
+        found, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        for level in np.unique(levels):
+            members = np.flatnonzero(levels == level)
+            hits = self._search(queries[members], k, self.setting(recall, k, None, rerank, int(level)), rows)
+            found[members], scores[members] = hits.rows, hits.scores
+        return Hits(found, scores, (found >= 0).sum(axis=1))
+
+    def _search(self, queries: Float32, k: int, setting: Setting, rows: Rows | None) -> Hits:
+        n = len(self.vectors)
+        if setting.exact:
+            return exact_search(self.vectors, queries, k, rows)
+        allowed = n if rows is None else len(rows)
+        depth = min(max(setting.rerank * (1 if rows is None else FILTER_MARGIN), k), allowed)
+        if rows is None and self._refined is not None and k <= n:
+            inner = self.base.params(setting.nprobe, depth)
+            outer: Any = inner if self._matrix is None else faiss.SearchParametersPreTransform(index_params=inner)  # type: ignore[call-arg]
+            params = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
+                k_factor=(depth + 0.5) / k, base_index_params=outer
+            )
+            scores, found = self._refined.search(queries, k, params=params)
+            if not len(found) or found[:, -1].min() >= 0:
+                return Hits.ordered(found, scores)
+        if rows is not None and self._brute_force_is_cheaper(len(rows), len(queries), setting.nprobe, depth):
+            return exact_search(self.vectors, queries, k, rows)
+        keys = np.zeros((len(queries), min(k, depth)), np.uint64)
+        at_once = max(1, CANDIDATES_AT_ONCE // max(depth, self.base.most))
+        for start in range(0, len(queries), at_once):
+            part = slice(start, start + at_once)
+            found = self.candidates(queries[part], setting.nprobe, depth, rows, at_least=min(k, allowed))
+            keys[part] = self._rerank(queries[part], found, keys.shape[1])
+            wanted = depth if rows is not None and isinstance(self.base, Graph) else min(k, allowed)
+            short = start + np.flatnonzero((found >= 0).sum(axis=1) < wanted)
+            if len(short):  # lists count their rows beforehand; a walk does not
+                exact = exact_search(self.vectors, queries[short], keys.shape[1], rows)
+                keys[short] = np.where(exact.rows >= 0, rank_keys(exact.scores, np.maximum(exact.rows, 0)), 0)
+        return Hits.from_keys(keys, k)
+
+    def setting(
+        self,
+        recall: float | None = None,
+        k: int = 10,
+        nprobe: int | None = None,
+        rerank: int | None = None,
+        level: int = 0,
+    ) -> Setting:
+        """The setting that ``search`` uses for these arguments and queries of this level (see ``Tuning.levels``)."""
+        if nprobe is not None and rerank is not None:
+            return Setting(max(1, min(nprobe, self.base.most)), max(1, rerank))
+        if self.tuning is None:
+            raise ValueError("an index without its measured curve needs nprobe and rerank")
+        if nprobe is not None:
+            nprobe = max(1, min(nprobe, self.base.most))
+            return Setting(nprobe, self.tuning.depth_for(nprobe, k))
+        chosen = self.tuning.choose(RECALL if recall is None else recall, k, level)
+        return replace(
+            chosen,
+            nprobe=min(chosen.nprobe, self.base.most),
+            rerank=chosen.rerank if rerank is None else max(1, rerank),
+        )
+
+    def expected_recall(self, recall: float | None = None, k: int = 10, queries: Float32 | None = None) -> float:
+        """What was measured at build time for the settings that ``search(queries, k, recall=recall)`` uses, the lowest.
+
+        Without queries: at the default weights.
+        """
+        if self.tuning is None:
+            raise ValueError("an index without its measured curve")
+        levels = [0] if queries is None or not len(queries) else np.unique(self.tuning.levels(queries)).tolist()
+        wanted = RECALL if recall is None else recall
+        return min(self.tuning.choose(wanted, k, level).recall_at(k, level) for level in levels)
+
+    def candidates(
+        self, queries: Float32, nprobe: int, depth: int, rows: Rows | None = None, at_least: int = 1
+    ) -> Rows:
+        """Rows by their approximate scores, int64 (q, depth), -1 where there are no more; queries (q, D)."""
+        return self.base.candidates(self.inner(queries), nprobe, depth, rows, at_least)
+
+    def inner(self, queries: Float32) -> Float32:
+        """Queries (q, D) as the graph or the lists take them: projected, or padded."""
+        return _pad(queries, self.index.d) if self._matrix is None else queries @ self._matrix.T
+
+    def _rerank(self, queries: Float32, found: Rows, k: int) -> Keys:
+        """Keys (q, k) of the candidates (q, depth) that score best exactly; 0 where there are fewer."""
+        rows = np.sort(found, axis=1)  # rising reads of the memory map
+        keys = rank_keys(self.scores(queries, rows), rows)
+        keys[rows < 0] = 0
+        return np.partition(keys, rows.shape[1] - k, axis=1)[:, rows.shape[1] - k :]
+
+    def scores(self, queries: Float32, rows: Rows) -> Float32:
+        """Exact inner products of each query (q, D) with its own rows (q, m), float32 (q, m); noise for row -1."""
+        scores = np.empty(rows.shape, np.float32)
+        at_once = max(1, RERANK_BYTES // (4 * self.vectors.shape[1]))  # vectors
+        for start in range(0, len(queries), max(1, at_once // rows.shape[1])):
+            part = slice(start, start + max(1, at_once // rows.shape[1]))
+            for column in range(0, rows.shape[1], at_once):
+                wanted = np.maximum(rows[part, column : column + at_once], 0)
+                found = self.vectors.take(wanted.reshape(-1), axis=0)
+                vectors = as_float32(found).reshape(*wanted.shape, -1)  # (queries, columns, D)
+                scores[part, column : column + at_once] = (vectors @ queries[part, :, None])[:, :, 0]
+        return scores
+
+    def _brute_force_is_cheaper(self, survivors: int, queries: int, nprobe: int, depth: int) -> bool:
+        """Whether scoring every allowed row costs less: all queries share the reading, then each row is one product."""
+        found = self.base.filtered_cost(nprobe, depth, survivors, queries)
+        return survivors * (1 / queries + DOT_COST) <= found + depth * (1 + DOT_COST)
