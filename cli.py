@@ -101,7 +101,7 @@ def _summary(gallery: Any) -> str:
 @click.option("--from", "from_", multiple=True, metavar="NAME=VALUE", help="The value an edit replaces.")
 @click.option("--weight", multiple=True, metavar="NAME=NUMBER", help="Factor on a block's weight, such as color=2.")
 @click.option("--drop", multiple=True, metavar="NAME", help="Any value will do: weight 0.")
-@click.option("--where", multiple=True, metavar="CONDITION", help="Keep only rows such as gender=Women; all must hold.")
+@click.option("--where", multiple=True, metavar="CONDITION", help="Keep rows such as 'price<50 and not color=red'.")
 @click.option("--like", metavar="ID", help="Query by a gallery row instead of a photo; it does not answer itself.")
 @click.option("--topk", "-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--recall", type=click.FloatRange(0, 1), help="Least recall@topk to search for.  [default: 0.95]")
@@ -109,11 +109,11 @@ def _summary(gallery: Any) -> str:
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the results as pictures: .html or .png.")
 @click.option("--batch", type=FOLDER, metavar="FILE", help="Queries from a CSV or Parquet instead; needs --out.")
 @click.option("--out", type=FOLDER, metavar="FILE", help="Where --batch writes its results: .csv or .parquet.")
-@click.option("--model", type=FOLDER, help="The model that made the gallery, if not the copy inside it.")
+@click.option("--model", help="The checkpoint, or shipped model, that made the gallery.  [default: its copy]")
 def query(
     photo: Path | None, gallery: Path, set_: tuple[str, ...], from_: tuple[str, ...], weight: tuple[str, ...],
     drop: tuple[str, ...], where: tuple[str, ...], like: str | None, topk: int, recall: float | None, as_json: bool,
-    save: Path | None, batch: Path | None, out: Path | None, model: Path | None,
+    save: Path | None, batch: Path | None, out: Path | None, model: str | None,
 ) -> None:  # fmt: skip
     """Search by a photo, edited: same style, other color.
 

@@ -107,12 +107,13 @@ class Part:
 
 
 def nearest(name: str, known: Sequence[str], n: int = 3) -> str:
-    """The end of an error message: 'nearest: ...' (case does not matter), or all that is known when nothing is near."""
+    """The end of an error message: 'nearest: ...' (case does not matter), or what is known when nothing is near."""
     folded: dict[str, str] = {}
     for each in known:
         folded.setdefault(each.casefold(), each)
     close = [folded[each] for each in get_close_matches(name.casefold(), folded, n=n, cutoff=0.5)]
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known[:20])}"
+    few = known if len(known) <= 20 else [*known[:3], "..."]
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(few)}"
 
 
 def schema(layout: Layout, labels: Sequence[str], predicted: Sequence[str]) -> pa.Schema:

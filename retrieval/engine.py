@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from index.build import open_index
 from index.errors import InputError, MismatchError
+from index.filters import Columns
 from index.gallery import MEMORY, MODEL, Gallery
 from index.table import PREDICTED
 from retrieval import query as q
@@ -97,6 +98,7 @@ class Engine:
         self.names = Names(manifest.attributes, manifest.aliases)
         self.memory = memory.read(gallery.file(MEMORY))
         self.index = open_index(gallery)
+        self._columns = Columns(gallery)
         self.edited = float(manifest.aliases.get("edited", 1.0))
         self.keep = float(manifest.aliases.get("keep", 1.0))
         self._model_path = Path(model) if model is not None else gallery.file(MODEL)
@@ -132,7 +134,7 @@ class Engine:
         old: Mapping[str, str] | None = None,
         weight: Mapping[str, float] | None = None,
         drop: Sequence[str] = (),
-        where: Sequence[str] = (),
+        where: str | Sequence[str] = (),
         topk: int = 10,
         recall: float | None = None,
     ) -> Result:
@@ -145,6 +147,7 @@ class Engine:
 
         Raises UnknownNameError (nearest names offered), PhotoError, InputError, MismatchError.
         """
+        where = (where,) if isinstance(where, str) else where
         request = Request(
             photo=_source(photo), like=like, set=set or {}, old=old or {}, weight=weight or {}, drop=drop, where=where
         )
@@ -249,7 +252,7 @@ class Engine:
         for request in requests:
             key = tuple(request.where)
             if key not in filters:
-                filters[key] = q.filter_rows(self.gallery, self.names, key)
+                filters[key] = q.filter_rows(self.gallery, self.names, key, self._columns)
         return Prepared(
             vectors=q.vectors(raw, self.layout, factors),
             total=factors.sum(axis=1),

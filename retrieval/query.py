@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
+from index import filters
 from index.errors import InputError, UnknownNameError
+from index.filters import Columns, Compare
 from index.gallery import Gallery
-from index.table import PREDICTED, Layout, nearest
+from index.table import PREDICTED, Layout
 from retrieval.models.memory import Memory
 from retrieval.photos import Source
 
@@ -181,38 +182,20 @@ def vectors(raw: Mapping[str, Array], layout: Layout, weights: Array) -> Array:
     return out
 
 
-_CONDITION = re.compile(r"^\s*([^=!<>]+?)\s*(!=|>=|<=|=|<|>)\s*(.*?)\s*$")
-_NUMBERS = ("width", "height")
+def filter_rows(
+    gallery: Gallery, names: Names, conditions: str | Sequence[str], columns: Columns | None = None
+) -> npt.NDArray[np.int64] | None:
+    """Rows of the gallery that meet all conditions, rising int64; None without conditions.
 
-
-def filter_rows(gallery: Gallery, names: Names, conditions: Sequence[str]) -> npt.NDArray[np.int64] | None:
-    """Rows of the gallery that meet all conditions, sorted int64; None without conditions.
-
-    A condition is ``COLUMN=VALUE``, ``!=``, or for width and height also ``<``, ``<=``, ``>``, ``>=``; ``;`` joins
-    several. An attribute of the model filters its label column where the gallery has one, else its predicted column;
-    attribute and value aliases apply. Other columns compare as text, exactly. A blank fails ``=`` and passes ``!=``.
+    Conditions are expressions of ``index.filters``. An attribute of the model filters its label column where the
+    gallery has one, else its predicted column; attribute and value aliases apply. Other columns compare exactly.
+    columns: kept from call to call, it need not parse a column's numbers again.
     """
-    pieces = _pieces(conditions)
-    if not pieces:
+    wanted = filters.parse(conditions)
+    if wanted is None:
         return None
-    keep: Any = None
-    for piece in pieces:
-        found = _CONDITION.match(piece)
-        if not found or not found[3]:
-            raise InputError(f"--where {piece!r}: write COLUMN=VALUE, for example gender=Women")
-        name, sign, value = found.groups()
-        column, value = _column(gallery, names, name, value)
-        data = gallery.columns([column])[column]
-        if column in _NUMBERS:
-            mask = _compare_numbers(data, sign, value, piece)
-        elif sign in ("=", "!="):
-            mask = pc.fill_null(pc.equal(data, value), False)
-            mask = pc.invert(mask) if sign == "!=" else mask
-        else:
-            raise InputError(f"--where {piece!r}: {sign} is for {' and '.join(_NUMBERS)}; text has = and !=")
-        keep = mask if keep is None else pc.and_(keep, mask)
-    chunks = keep.combine_chunks() if isinstance(keep, pa.ChunkedArray) else keep
-    return np.flatnonzero(np.asarray(chunks)).astype(np.int64)
+    known = columns or Columns(gallery)
+    return filters.passing(known, wanted, lambda test: _meant(gallery, known, names, test))
 
 
 def label_column(gallery: Gallery, attribute: str) -> str:
@@ -220,27 +203,26 @@ def label_column(gallery: Gallery, attribute: str) -> str:
     return attribute if attribute in gallery.manifest.labels else PREDICTED + attribute
 
 
-def _column(gallery: Gallery, names: Names, name: str, value: str) -> tuple[str, str]:
-    plain = [*gallery.manifest.labels, "id", "path", "content_hash", *_NUMBERS]
-    if name in plain and name not in names.vocabulary:
-        return name, value
-    predicted = name.startswith(PREDICTED)
+def column_meant(gallery: Gallery, columns: Columns, names: Names, name: str) -> tuple[str, str | None]:
+    """The column that a user's name means, and the attribute it holds (None: another column). UnknownNameError."""
+    if name in columns.names and name not in names.vocabulary and not name.startswith(PREDICTED):
+        return name, None
     try:
         attribute = names.attribute(name.removeprefix(PREDICTED))
     except UnknownNameError:
-        raise UnknownNameError(f"--where: no column {name!r}; {nearest(name, [*plain, *names.vocabulary])}") from None
-    column = PREDICTED + attribute if predicted else label_column(gallery, attribute)
-    if pc.any(pc.equal(gallery.columns([column])[column], value)).as_py():
-        return column, value  # a label that the model never learned is still a label
-    return column, names.value(attribute, value)
+        offered = [each for each in columns.names if not each.startswith(PREDICTED)]
+        return filters.exactly(columns, Compare(name, "null"), [*offered, *names.vocabulary]).column, None
+    return (PREDICTED + attribute if name.startswith(PREDICTED) else label_column(gallery, attribute)), attribute
 
 
-def _compare_numbers(data: pa.ChunkedArray, sign: str, value: str, piece: str) -> Any:
-    try:
-        number = float(value)
-    except ValueError:
-        raise InputError(f"--where {piece!r}: {value!r} is not a number") from None
-    compare = {
-        "=": pc.equal, "!=": pc.not_equal, "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal
-    }  # fmt: skip
-    return pc.fill_null(compare[sign](pc.cast(data, pa.float64()), number), False)
+def _meant(gallery: Gallery, columns: Columns, names: Names, test: Compare) -> Compare:
+    column, attribute = column_meant(gallery, columns, names, test.column)
+    if attribute is None or test.sign != "=":
+        return replace(test, column=column)
+
+    def value(text: str) -> str:  # a label that the model never learned is still a label
+        if text in names.vocabulary[attribute] or pc.any(pc.equal(columns[column], text)).as_py():
+            return text
+        return names.value(attribute, text)
+
+    return replace(test, column=column, values=tuple(map(value, test.values)))

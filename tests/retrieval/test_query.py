@@ -285,7 +285,9 @@ def test_several_conditions_all_hold(engine: Any, oracle: SimpleNamespace) -> No
         ("color=", InputError, "write COLUMN=VALUE"),
         ("=red", InputError, "write COLUMN=VALUE"),
         ("width>wide", InputError, "'wide' is not a number"),
-        ("color>blue", InputError, "is for width and height"),
+        ("zzzzz=1", UnknownNameError, "no column 'zzzzz'; known: "),
+        ("color=gray and (width>3", InputError, "it ends too early"),
+        ("color='gray", InputError, 'not understood from "\'gray" (character 7) on'),
     ],
 )
 def test_unusable_conditions(engine: Any, condition: str, error: type[Exception], said: str) -> None:
@@ -301,7 +303,8 @@ class Columns:
         import pyarrow as pa
 
         self.table = pa.table(columns)
-        self.manifest = SimpleNamespace(labels=labels)
+        attributes = [name.removeprefix("predicted_") for name in columns if name.startswith("predicted_")]
+        self.manifest = SimpleNamespace(labels=labels, attributes=attributes)
         self.path = "shop"
 
     def columns(self, names: list[str]) -> Any:

@@ -1,0 +1,265 @@
+"""Filter expressions against a slow reading of each row, one cell at a time."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index import filters
+from index.errors import InputError, UnknownNameError
+from index.filters import Columns, Compare, Every, Not, Some, parse, passing
+from index.gallery import Gallery
+
+TEXTS = ["Navy Blue", "Rock and Roll", "it's", 'a "b"', "x;y", "Top (long)", "a, b", "and", "not", "M", "10", "9.5",
+         "-3", "2021-05-04", "a=b", "  7 ", "1e3", "nan", "é", "in (a)", "null", ".5", "5.", "12 cm"]  # fmt: skip
+CELLS: dict[str, list[Any]] = {
+    "brand": [*TEXTS, None, None],
+    "price": ["10", "9.5", "100", "-3", None, "free", "007", "1e3", "", "12 cm", "10.0", "inf", ".5", *"abcdefghijklm"],
+    "base color": ["Red", "Navy Blue", None, "and or", "Red or Blue"] * 5 + ["Red"],
+    "width": [10, 20, None, 300, -3, 7] * 4 + [10, 9],
+}  # fmt: skip
+ROWS = len(CELLS["brand"])
+
+
+class Table:
+    """As much of a gallery as a filter needs, in chunks."""
+
+    manifest = SimpleNamespace(labels=["brand", "price", "base color"], attributes=["color"])
+
+    def columns(self, names: list[str]) -> pa.Table:
+        kinds = {"width": pa.int32()}
+        return pa.table({n: pa.chunked_array([CELLS[n][:7], CELLS[n][7:]], kinds.get(n, pa.string())) for n in names})
+
+
+TABLE = Columns(Table())
+
+
+def number(cell: Any) -> float | None:
+    if cell is None or isinstance(cell, int):
+        return cell
+    plain = cell.strip()
+    return float(plain) if re.fullmatch(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)", plain) else None
+
+
+def naive(node: filters.Node, row: int) -> bool:
+    if isinstance(node, Not):
+        return not naive(node.of, row)
+    if isinstance(node, Every):
+        return all(naive(each, row) for each in node.of)
+    if isinstance(node, Some):
+        return any(naive(each, row) for each in node.of)
+    cell = CELLS[node.column][row]
+    if node.sign == "null":
+        return cell is None
+    if cell is None:
+        return False
+    if node.sign == "=":
+        return any(cell == (float(value) if isinstance(cell, int) else value) for value in node.values)
+    limit: Any = node.values[0]
+    if isinstance(cell, int) or re.fullmatch(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)", limit):
+        cell, limit = number(cell), float(limit)
+    if cell is None:
+        return False
+    return {"<": cell < limit, "<=": cell <= limit, ">": cell > limit, ">=": cell >= limit}[node.sign]
+
+
+def quoted(text: str, mark: str) -> str:
+    return mark + text.replace(mark, mark * 2) + mark
+
+
+PLAIN = [
+    text for text in TEXTS if re.fullmatch(r"[A-Za-z0-9.é-]+( [A-Za-z0-9]+)?", text) and text not in ("and", "not")
+]
+NUMBERS = st.sampled_from(["10", "9.5", "-3", "0", "20", "300", ".5", "1000"])
+SPACE = st.sampled_from(["", " ", "  "])
+MARK = st.sampled_from(["'", '"'])
+
+
+@st.composite
+def word(draw: Any, column: str) -> tuple[str, str]:
+    """A value and a way to write it."""
+    if column == "width":
+        value = draw(NUMBERS)
+    else:
+        value = draw(st.one_of(st.sampled_from([*TEXTS, *(t for t in CELLS["price"][:12] if t)]), NUMBERS)).strip()
+    plain = value in PLAIN or re.fullmatch(r"[0-9.-]+", value)
+    return value, value if plain and draw(st.booleans()) else quoted(value, draw(MARK))
+
+
+def cased(draw: Any, text: str) -> str:
+    return text.upper() if draw(st.booleans()) else text
+
+
+@st.composite
+def comparisons(draw: Any) -> tuple[filters.Node, str]:
+    column = draw(st.sampled_from(sorted(CELLS)))
+    name = column if draw(st.booleans()) else quoted(column, draw(MARK))
+    kind = draw(st.sampled_from(["=", "!=", "<>", "==", "<", "<=", ">", ">=", "in", "between", "null"]))
+    gap, negated = draw(SPACE), draw(st.booleans())
+    no = cased(draw, "not ") if negated else ""
+    if kind == "null":
+        node: filters.Node = Compare(column, "null")
+        text = f"{name} {cased(draw, 'is')} {no}{cased(draw, 'null')}"
+    elif kind == "in":
+        words = draw(st.lists(word(column), min_size=1, max_size=3))
+        node = Compare(column, "=", tuple(value for value, _ in words))
+        text = f"{name} {no}{cased(draw, 'in')}{gap}({gap}{f'{gap},{gap}'.join(said for _, said in words)}{gap})"
+    elif kind == "between":
+        (low, said_low), (high, said_high) = draw(word(column)), draw(word(column))
+        node = Every((Compare(column, ">=", (low,)), Compare(column, "<=", (high,))))
+        text = f"{name} {no}{cased(draw, 'between')} {said_low} {cased(draw, 'and')} {said_high}"
+    else:
+        value, said = draw(word(column))
+        node = Compare(column, "=" if kind in ("=", "==", "!=", "<>") else kind, (value,))
+        negated, text = kind in ("!=", "<>"), f"{name}{gap}{kind}{gap}{said}"
+    return (Not(node) if negated else node), text
+
+
+def combined(inner: st.SearchStrategy[tuple[filters.Node, str]]) -> st.SearchStrategy[tuple[filters.Node, str]]:
+    @st.composite
+    def several(draw: Any) -> tuple[filters.Node, str]:
+        kind, parts = draw(st.sampled_from(["and", "or", "not"])), draw(st.lists(inner, min_size=2, max_size=3))
+        if kind == "not":
+            return Not(parts[0][0]), f"{cased(draw, 'not')} ({parts[0][1]})"
+        joined = f" {cased(draw, kind)} ".join(f"({text})" for _, text in parts)
+        return (Every if kind == "and" else Some)(tuple(node for node, _ in parts)), joined
+
+    return several()
+
+
+EXPRESSIONS = st.recursive(comparisons(), combined, max_leaves=6)
+
+
+@settings(max_examples=400, deadline=None)
+@given(EXPRESSIONS)
+def test_an_expression_passes_the_rows_that_a_slow_reading_passes(made: tuple[filters.Node, str]) -> None:
+    node, text = made
+    expected = [row for row in range(ROWS) if naive(node, row)]
+    read = parse(text)
+    assert read is not None
+    rows = passing(TABLE, read)
+    assert rows.dtype == np.int64
+    assert rows.tolist() == expected, text
+    rest = parse(f"not ({text})")
+    assert rest is not None
+    assert sorted([*passing(TABLE, rest), *expected]) == list(range(ROWS)), text
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(comparisons(), min_size=2, max_size=5), st.lists(st.sampled_from(["and", "or"]), min_size=4, max_size=4)
+)
+def test_and_binds_closer_than_or_without_parentheses(parts: list[tuple[filters.Node, str]], words: list[str]) -> None:
+    text, groups = parts[0][1], [[parts[0][0]]]
+    for (node, said), joint in zip(parts[1:], words, strict=False):
+        text += f" {joint} {said}"
+        if joint == "and":
+            groups[-1].append(node)
+        else:
+            groups.append([node])
+    expected = [row for row in range(ROWS) if any(all(naive(node, row) for node in group) for group in groups)]
+    read = parse(text)
+    assert read is not None
+    assert passing(TABLE, read).tolist() == expected, text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*"ab=<>!();,'\" 1", " and ", " or ", " not ", " in ", " is null"]), max_size=14))
+def test_any_text_is_read_or_refused_in_one_line(pieces: list[str]) -> None:
+    said = "write COLUMN=VALUE"
+    try:
+        parse("".join(pieces))
+    except InputError as error:
+        said = str(error)
+    assert "write COLUMN=VALUE" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("brand=Navy Blue", "Navy Blue"), (" brand  =  Navy Blue  ", "Navy Blue"), ("brand=a=b", "a=b"),
+        ("brand=x<y", "x<y"), ("brand=Mobile; Pouch", "Mobile; Pouch"),
+        ("brand=Dolce and Gabbana", "Dolce and Gabbana"),
+        ("brand=Rock and (Roll)", "Rock and (Roll)"), ("brand=Top (long)", "Top (long)"), ("brand=it's", "it's"),
+        ("brand='it''s'", "it's"), ('brand="x;y"', "x;y"), ("brand=Red or", None), ("brand=Jean & Co;;", "Jean & Co"),
+        ("(brand=Top (long))", "Top (long)"), ("brand==M", "M"), ("brand=and", "and"), ("brand=not", "not"),
+    ],
+)  # fmt: skip
+def test_values_without_quotes(text: str, values: str | None) -> None:
+    if values is None:
+        with pytest.raises(InputError, match="not understood from 'or'"):
+            parse(text)
+    else:
+        assert parse(text) == Compare("brand", "=", (values,))
+
+
+def test_texts_and_semicolons_join_and_bind_least() -> None:
+    a, b, c = (Compare(name, "=", ("1",)) for name in "abc")
+    assert parse("a=1 or b=1; c=1") == parse(["a=1 or b=1", "c=1"]) == Every((Some((a, b)), c))
+    assert parse("brand=Dolce and Gabbana and c=1") == Every((Compare("brand", "=", ("Dolce and Gabbana",)), c))
+    assert parse("not a=1 and b=1") == Every((Not(a), b))
+    assert parse("not not a=1") == a
+    assert parse("price (EUR) >= 5") == parse("'price (EUR)'>=5") == Compare("price (EUR)", ">=", ("5",))
+    assert parse("not=1") == Compare("not", "=", ("1",))
+    assert parse([" ", ";;"]) is parse("") is parse([]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("brand", "not understood from 'brand' (character 1) on"),
+        ("brand=", "it ends too early"),
+        ("=red", "from '=red' (character 1)"),
+        ("brand=M and (width", "from '(width' (character 13)"),
+        ("(brand=M", "it ends too early"),
+        ("brand=M)", "from ')' (character 8)"),
+        ("brand in ()", "from ')' (character 11)"),
+        ("brand between 1", "it ends too early"),
+        ("brand='M' and", "from 'and' (character 11)"),
+        ("brand='M", "from \"'M\" (character 7)"),
+        ("brand is nul", "from 'brand is nul' (character 1)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_says_where(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert said in str(caught.value)
+
+
+def test_names_and_numbers_that_do_not_fit() -> None:
+    for text, error, said in [
+        ("wdth=3", UnknownNameError, "no column 'wdth'; nearest: width"),
+        ("width>wide", InputError, "width holds numbers, and 'wide' is not a number"),
+        ("width in (1, nan)", InputError, "'nan' is not a number"),
+    ]:
+        read = parse(text)
+        assert read is not None
+        with pytest.raises(error, match=re.escape(said)):
+            passing(TABLE, read)
+
+
+def test_nesting_is_read_however_deep_and_refused_where_it_cannot_be_followed() -> None:
+    assert parse("(" * 4000 + "width=1" + ")" * 4000) == Compare("width", "=", ("1",))
+    nested = "width=1"
+    for _ in range(3000):
+        nested = f"width=2 or (width=3 and ({nested}))"
+    deep = parse(nested)
+    assert deep is not None
+    with pytest.raises(InputError, match="nested too deep"):
+        passing(TABLE, deep)
+
+
+def test_a_gallery_alone_is_enough(gallery_at: Any, structured: np.ndarray, tmp_path: Any) -> None:
+    gallery: Gallery = gallery_at(tmp_path / "g", structured[:50], 20)
+    read = parse("color in (red, blue) and predicted_color != red and width between 1 and 30")
+    assert read is not None
+    expected = [i for i in range(50) if i % 2 == 0 and (i + (i % 10 == 0)) % 4 != 0]
+    assert passing(Columns(gallery), read).tolist() == expected
