@@ -103,7 +103,11 @@ def _summary(gallery: Any) -> str:
 @click.option("--drop", multiple=True, metavar="NAME", help="Any value will do: weight 0.")
 @click.option("--where", multiple=True, metavar="CONDITION", help="Keep rows such as 'price<50 and not color=red'.")
 @click.option("--like", metavar="ID", help="Query by a gallery row instead of a photo; it does not answer itself.")
+@click.option("--exclude", multiple=True, metavar="ID", help="A row that must not be an answer; may be repeated.")
+@click.option("--one-per", metavar="COLUMN", help="At most one result, the best, for each value of this column.")
+@click.option("--min-score", type=float, metavar="NUMBER", help="Only results whose score is at least this.")
 @click.option("--topk", "-k", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--page", type=click.IntRange(1), default=1, help="2 for the next topk results, and so on.")
 @click.option("--recall", type=click.FloatRange(0, 1), help="Least recall@topk to search for.  [default: 0.95]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the results as pictures: .html or .png.")
@@ -112,8 +116,9 @@ def _summary(gallery: Any) -> str:
 @click.option("--model", help="The checkpoint, or shipped model, that made the gallery.  [default: its copy]")
 def query(
     photo: Path | None, gallery: Path, set_: tuple[str, ...], from_: tuple[str, ...], weight: tuple[str, ...],
-    drop: tuple[str, ...], where: tuple[str, ...], like: str | None, topk: int, recall: float | None, as_json: bool,
-    save: Path | None, batch: Path | None, out: Path | None, model: str | None,
+    drop: tuple[str, ...], where: tuple[str, ...], like: str | None, exclude: tuple[str, ...], one_per: str | None,
+    min_score: float | None, topk: int, page: int, recall: float | None, as_json: bool, save: Path | None,
+    batch: Path | None, out: Path | None, model: str | None,
 ) -> None:  # fmt: skip
     """Search by a photo, edited: same style, other color.
 
@@ -129,17 +134,20 @@ def query(
     if (batch is None) != (out is None):
         raise click.UsageError("--batch FILE and --out FILE go together")
     if batch is not None and out is not None:
-        if set_ or from_ or weight or drop or where or as_json or save:
+        if set_ or from_ or weight or drop or where or exclude or one_per or min_score is not None or as_json or save:
             raise click.UsageError("--batch takes edits, filters and weights from the file's columns, not from options")
         from retrieval.serving.batch import run_batch
 
-        done, failed = run_batch(Engine.open(gallery, model), batch, out, topk, recall, progress=True)
+        done, failed = run_batch(
+            Engine.open(gallery, model), batch, out, topk, recall, (page - 1) * topk, progress=True
+        )
         click.echo(f"{done:,} queries answered, {failed:,} failed (see the error column); results in {out}")
         return
     engine = Engine.open(gallery, model)
     result = engine.query(
         photo, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"), weight=q.weights_of(weight),
-        drop=drop, where=where, topk=topk, recall=recall,
+        drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score, topk=topk,
+        offset=(page - 1) * topk, recall=recall,
     )  # fmt: skip
     if save is not None:
         from retrieval.serving.pages import save_result
@@ -148,19 +156,20 @@ def query(
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
-        click.echo(_printed(result))
+        click.echo(_printed(result, page))
     if save is not None:
         click.echo(f"saved {save}", err=as_json)
 
 
-def _printed(result: Any) -> str:
+def _printed(result: Any, page: int) -> str:
     said = [f"{e.attribute}: {e.old or '(none)'} -> {e.new}" for e in result.edits]
-    lines = [f"{'; '.join(said) or 'no edit'}   (recall {result.recall:.2f})"]
+    marked = "; ~ predicted" if any(hit.predicted for hit in result.hits) else ""
+    lines = [f"{'; '.join(said) or 'no edit'}   (recall {result.recall:.2f}{marked})"]
     if not result.hits:
-        return f"{lines[0]}\nno photo passes the filters"
+        return f"{lines[0]}\n{'no photo passes the filters' if page == 1 else 'no photo on this page'}"
     width = max(len(hit.id) for hit in result.hits)
     for hit in result.hits:
-        attributes = "  ".join(f"{name}={value}" for name, value in hit.attributes.items() if value)
+        attributes = "  ".join(f"{name}={value}" for name, value in hit.shown().items())
         lines.append(f"{hit.rank:>3}  {hit.id:<{width}}  {hit.score:.3f}  {attributes}")
     return "\n".join(lines)
 

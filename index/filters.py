@@ -54,7 +54,7 @@ Resolve = Callable[[Compare], Compare]
 
 
 class Columns:
-    """The columns of a gallery that filters read; the numbers in a text column are parsed once.
+    """The columns of a gallery that filters read; the numbers and the codes of a text column are made once.
 
     gallery: anything with ``columns(names)`` and a manifest with ``labels`` and ``attributes``.
     """
@@ -64,6 +64,7 @@ class Columns:
         plain = [*manifest.labels, "id", "path", "content_hash", "width", "height"]
         self.names = [*plain, *(PREDICTED + name for name in manifest.attributes)]
         self._numbers: dict[str, npt.NDArray[np.float64]] = {}
+        self._codes: dict[str, npt.NDArray[np.int64]] = {}
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         return self._gallery.columns([name])[name]
@@ -78,13 +79,20 @@ class Columns:
             self._numbers[name] = np.asarray(pc.fill_null(pc.cast(data, pa.float64()), np.nan))
         return self._numbers[name]
 
+    def codes(self, name: str) -> npt.NDArray[np.int64]:
+        """A number from 0 for each row, int64 (rows,), the same where the cells are; each blank has its own."""
+        if name not in self._codes:
+            encoded = pc.dictionary_encode(self[name]).unify_dictionaries().combine_chunks()
+            values = np.asarray(pc.fill_null(encoded.indices, -1)).astype(np.int64)
+            self._codes[name] = np.where(values < 0, len(encoded.dictionary) + np.arange(len(values)), values)
+        return self._codes[name]
 
-def exactly(columns: Columns, test: Compare, offered: Sequence[str] | None = None) -> Compare:
+
+def _exactly(columns: Columns, test: Compare) -> Compare:
     """The test, if its column is spelled as the gallery spells it; UnknownNameError offers the nearest names."""
     if test.column in columns.names:
         return test
-    offered = list(dict.fromkeys(columns.names if offered is None else offered))
-    raise UnknownNameError(f"--where: no column {test.column!r}; {nearest(test.column, offered)}")
+    raise UnknownNameError(f"--where: no column {test.column!r}; {nearest(test.column, columns.names)}")
 
 
 def passing(columns: Columns, node: Node, resolve: Resolve | None = None) -> Rows:
@@ -93,7 +101,7 @@ def passing(columns: Columns, node: Node, resolve: Resolve | None = None) -> Row
     Raises UnknownNameError for a column that is not there, InputError for a comparison that means nothing.
     """
     try:
-        return np.flatnonzero(_mask(columns, node, resolve or (lambda test: exactly(columns, test)))).astype(np.int64)
+        return np.flatnonzero(_mask(columns, node, resolve or (lambda test: _exactly(columns, test)))).astype(np.int64)
     except RecursionError:
         raise InputError("--where: conditions nested too deep; write it flatter") from None
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,73 +18,26 @@ import pyarrow.compute as pc
 
 from index.build import open_index
 from index.errors import InputError, MismatchError
+from index.exact import ExactIndex
 from index.filters import Columns
 from index.gallery import MEMORY, MODEL, Gallery
+from index.ranges import Found
 from index.table import PREDICTED
 from retrieval import query as q
+from retrieval import ranking
 from retrieval.config import LOOK
 from retrieval.models import memory
 from retrieval.query import Edit, Names, Request
+from retrieval.results import Hit, Prepared, Result
 
 if TYPE_CHECKING:
     from retrieval.models.checkpoint import Model
     from retrieval.models.encode import Encoded
 
+__all__ = ["Engine", "Hit", "Prepared", "Result"]
+
 AT_ONCE = 1024  # queries vectorised together
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer. ``score`` is the weighted mean cosine over blocks, -1 to 1; 1 is the same photo unedited.
-
-    ``attributes``: label where the gallery has one, else the prediction; all label columns beside them.
-    """
-
-    rank: int
-    id: str
-    score: float
-    path: str | None
-    attributes: dict[str, str | None]
-
-
-@dataclass(frozen=True)
-class Result:
-    """Answers to one query, best first, with the edits and weights as they were understood.
-
-    ``recall``: the recall@k measured at build time for the setting that searched (1.0: exact). ``reference``: what the
-    query photo is, by attribute: its label, else the prediction.
-    """
-
-    hits: tuple[Hit, ...]
-    edits: tuple[Edit, ...]
-    weights: dict[str, float]
-    recall: float
-    reference: dict[str, str | None]
-
-    def __post_init__(self) -> None:
-        if [hit.rank for hit in self.hits] != list(range(1, len(self.hits) + 1)):
-            raise ValueError("ranks must count from 1")
-        scores = [hit.score for hit in self.hits]
-        if any(later > earlier for earlier, later in zip(scores, scores[1:], strict=False)):
-            raise ValueError("scores rise with the rank")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as ``fsearch query --json`` prints them."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Requests turned into vectors: ``vectors`` (n, D) float32, scaled; ``total`` (n,) the sum of each one's weights;
-    ``allowed``: rows per request or None; ``own``: the row a request must not return, -1 for none."""
-
-    vectors: npt.NDArray[np.float32]
-    total: npt.NDArray[np.float32]
-    allowed: list[npt.NDArray[np.int64] | None]
-    own: npt.NDArray[np.int64]
-    edits: list[tuple[Edit, ...]]
-    weights: list[dict[str, float]]
-    reference: list[dict[str, str | None]]
+FEW = 8  # ids looked up one by one
 
 
 class Engine:
@@ -135,33 +87,40 @@ class Engine:
         weight: Mapping[str, float] | None = None,
         drop: Sequence[str] = (),
         where: str | Sequence[str] = (),
-        topk: int = 10,
+        exclude: Sequence[str] = (),
+        one_per: str | None = None,
+        min_score: float | None = None,
+        topk: int | None = 10,
+        offset: int = 0,
         recall: float | None = None,
     ) -> Result:
         """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited.
 
         set: attribute -> new value; old: attribute -> the value it replaces (default: the row's label, else the
         prediction); weight: block -> factor on its default weight (0 drops it); drop: blocks of weight 0; where:
-        conditions such as "gender=Women"; topk: answers wanted; recall: least recall@topk (default 0.95).
-        Names and values may be aliases. ``like`` never returns its own row.
+        conditions such as "price < 50 and gender = Women"; exclude: ids not wanted; one_per: a column, of whose values
+        each has one hit at most; min_score: the least score of a hit; topk: answers wanted, None for all that reach
+        min_score; offset: the ranks before the first answer, 10 for the second page of 10; recall: least recall@topk
+        (default 0.95). Names and values may be aliases. ``like`` never returns its own row.
 
         Raises UnknownNameError (nearest names offered), PhotoError, InputError, MismatchError.
         """
-        where = (where,) if isinstance(where, str) else where
         request = Request(
-            photo=_source(photo), like=like, set=set or {}, old=old or {}, weight=weight or {}, drop=drop, where=where
+            _source(photo), like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score
         )
-        return self.query_many([request], topk, recall)[0]
+        return self.query_many([request], topk, recall, offset)[0]
 
-    def query_many(self, requests: Sequence[Request], topk: int = 10, recall: float | None = None) -> list[Result]:
+    def query_many(
+        self, requests: Sequence[Request], topk: int | None = 10, recall: float | None = None, offset: int = 0
+    ) -> list[Result]:
         """``query`` for many requests at once: embedded, searched and joined in batches. The first fault raises."""
         results: list[Result] = []
         for start in range(0, len(requests), AT_ONCE):
             prepared = self.prepare(requests[start : start + AT_ONCE])
-            found = self.search(prepared, topk, recall)
-            promised = self.promised(topk, recall)
+            found = self.search(prepared, topk, recall, offset=offset)
             for i, (rows, scores) in enumerate(found):
-                hits = self._join(rows, scores / max(float(prepared.total[i]), 1e-12))
+                hits = self._join(rows, ranking.shown(scores, prepared, i), offset)
+                promised = self.promised(offset + (topk or max(len(rows), 1)), recall)
                 edits, weights = prepared.edits[i], prepared.weights[i]
                 results.append(Result(hits, edits, weights, promised, prepared.reference[i]))
         return results
@@ -171,29 +130,16 @@ class Engine:
         return self.index.expected_recall(recall, topk)
 
     def search(
-        self, prepared: Prepared, topk: int, recall: float | None = None, exact: bool = False
-    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        self,
+        prepared: Prepared,
+        topk: int | None,
+        recall: float | None = None,
+        exact: bool = False,
+        offset: int = 0,
+    ) -> list[Found]:
         """Gallery rows and raw scores of each request, best first; ``exact`` bypasses the index (a baseline)."""
-        if topk < 1:
-            raise InputError(f"topk {topk}: ask for at least 1")
-        answers: list[Any] = [None] * len(prepared.own)
-        groups: dict[int, list[int]] = {}
-        for i, allowed in enumerate(prepared.allowed):
-            groups.setdefault(id(allowed), []).append(i)
         index = self._exact if exact else self.index
-        for members in groups.values():
-            allowed = prepared.allowed[members[0]]
-            if allowed is not None and not len(allowed):
-                empty = (np.zeros(0, np.int64), np.zeros(0, np.float32))
-                answers = [empty if i in members else answer for i, answer in enumerate(answers)]
-                continue
-            k = topk + int((prepared.own[members] >= 0).any())  # one more, as a row never answers itself
-            hits = index.search(prepared.vectors[members], k, recall=recall, rows=allowed)
-            for place, i in enumerate(members):
-                rows, scores = hits.query(place)
-                keep = rows != prepared.own[i]
-                answers[i] = (rows[keep][:topk], scores[keep][:topk])
-        return answers
+        return ranking.ranked(index, prepared, self._columns.codes, topk, recall, offset)
 
     def rank(
         self,
@@ -216,14 +162,13 @@ class Engine:
         return [rows for rows, _ in self.search(self.prepare(requests), topk, recall, exact)]
 
     @cached_property
-    def _exact(self) -> Any:
-        from index.exact import ExactIndex
-
+    def _exact(self) -> ExactIndex:
         return ExactIndex(self.index.vectors)
 
     def prepare(self, requests: Sequence[Request]) -> Prepared:
         """Resolve names, fetch or embed the references, add the edits, weigh the blocks, resolve the filters."""
-        own = np.full(len(requests), -1, np.int64)
+        if sum((request.like is not None) + len(request.exclude) for request in requests) > FEW:
+            self._row_of  # noqa: B018 - made at once for all of them
         units = np.zeros((len(requests), self.layout.dim), np.float32)
         norms = np.zeros((len(requests), len(self.layout.blocks)), np.float32)
         reference: list[dict[str, str | None]] = [{} for _ in requests]
@@ -233,11 +178,10 @@ class Engine:
                 raise InputError("a query takes either a photo or the id of a gallery row (like), not both or none")
             if request.like is not None:
                 rows.append((i, self._row(request.like)))
-                own[i] = -1 if request.keep_reference else rows[-1][1]
         if rows:
             places, at = np.array(rows, np.int64).T
             units[places], norms[places] = self.gallery.vectors(at), self._norms(at)
-            for place, known in zip(places, self._attributes(at), strict=True):
+            for place, (known, _) in zip(places, self._attributes(at), strict=True):
                 reference[place] = known
         if shown := [i for i, request in enumerate(requests) if request.photo is not None]:
             encoded = self._encode([requests[i].photo for i in shown])
@@ -250,14 +194,16 @@ class Engine:
         raw = q.edited(q.raw_blocks(units, norms, self.layout), edits, self.memory, self.keep)
         filters: dict[tuple[str, ...], npt.NDArray[np.int64] | None] = {}
         for request in requests:
-            key = tuple(request.where)
+            key = _texts(request.where)
             if key not in filters:
                 filters[key] = q.filter_rows(self.gallery, self.names, key, self._columns)
         return Prepared(
             vectors=q.vectors(raw, self.layout, factors),
             total=factors.sum(axis=1),
-            allowed=[filters[tuple(request.where)] for request in requests],
-            own=own,
+            allowed=[filters[_texts(request.where)] for request in requests],
+            skip=[self._skipped(request) for request in requests],
+            one_per=[self._one_per(request) for request in requests],
+            least=[_least(request.min_score) for request in requests],
             edits=edits,
             weights=weights,
             reference=reference,
@@ -303,13 +249,22 @@ class Engine:
     def _block(self, name: str) -> str:
         return LOOK if name.casefold() == LOOK else self.names.attribute(name)
 
+    def _skipped(self, request: Request) -> npt.NDArray[np.int64]:
+        own = [] if request.like is None or request.keep_reference else [request.like]
+        return np.unique(np.array([self._row(key) for key in (*own, *request.exclude)], np.int64))
+
+    def _one_per(self, request: Request) -> str | None:
+        if request.one_per is None:
+            return None
+        return q.column_meant(self.gallery, self._columns, self.names, request.one_per, "--one-per")[0]
+
     @cached_property
     def _row_of(self) -> dict[str, int]:
-        """id -> row, made at the first batch by id; one id alone is found without it."""
+        """id -> row, made at the first batch by id; a few ids are found without it."""
         return {key: row for row, key in enumerate(self.gallery.columns(["id"])["id"].to_pylist())}
 
     def _row(self, key: str) -> int:
-        row = self._row_of.get(key)
+        row = self.__dict__.get("_row_of", {}).get(key)
         return self.gallery.row_of(key) if row is None else row  # row_of offers the nearest ids
 
     @cached_property
@@ -319,30 +274,35 @@ class Engine:
     def _norms(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         return self._all_norms[rows] if len(rows) > 8 else self.gallery.norms(rows)
 
-    def _attributes(self, rows: npt.NDArray[np.int64]) -> list[dict[str, str | None]]:
-        """The model's attributes of rows: label, else prediction where blank or unlabelled."""
-        columns = {}
+    def _attributes(self, rows: npt.NDArray[np.int64]) -> list[tuple[dict[str, str | None], tuple[str, ...]]]:
+        """The model's attributes of rows: label, else prediction where blank; and which of them are predictions."""
+        columns, guessed = {}, {}
         for name in self.names.vocabulary:
             column = self.gallery.columns([PREDICTED + name])[PREDICTED + name].take(pa.array(rows))
+            blank = [True] * len(rows)
             if name in self.gallery.manifest.labels:
-                column = pc.coalesce(self.gallery.columns([name])[name].take(pa.array(rows)), column)
-            columns[name] = column.to_pylist()
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+                labels = self.gallery.columns([name])[name].take(pa.array(rows))
+                column, blank = pc.coalesce(labels, column), pc.is_null(labels).to_pylist()
+            columns[name], guessed[name] = column.to_pylist(), blank
+        return [
+            ({n: values[i] for n, values in columns.items()}, tuple(n for n, blank in guessed.items() if blank[i]))
+            for i in range(len(rows))
+        ]
 
-    def _join(self, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> tuple[Hit, ...]:
+    def _join(self, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], offset: int = 0) -> tuple[Hit, ...]:
         """Ids, paths and attributes of rows."""
         extra = [name for name in self.gallery.manifest.labels if name not in self.names.vocabulary]
         columns = self.gallery.columns(["id", "path", *extra]).take(pa.array(rows)).to_pydict()
-        known = self._attributes(rows)
         return tuple(
             Hit(
-                rank=i + 1,
+                rank=offset + i + 1,
                 id=columns["id"][i],
                 score=float(scores[i]),
                 path=columns["path"][i],
-                attributes=known[i] | {name: columns[name][i] for name in extra},
+                attributes=known | {name: columns[name][i] for name in extra},
+                predicted=predicted,
             )
-            for i in range(len(rows))
+            for i, (known, predicted) in enumerate(self._attributes(rows))
         )
 
     def describe(self, rows: Sequence[int]) -> tuple[Hit, ...]:
@@ -381,6 +341,16 @@ class Engine:
     def photo_path(self, hit_path: str | None) -> Path | None:
         """Where a row's photo lies, if the folder that was indexed is still there."""
         return Path(self.gallery.manifest.source["path"]) / hit_path if hit_path else None
+
+
+def _least(score: float | None) -> float:
+    if score is not None and not np.isfinite(score):
+        raise InputError(f"min_score {score}: a score is a number from -1 to 1")
+    return -np.inf if score is None else score
+
+
+def _texts(where: str | Sequence[str]) -> tuple[str, ...]:
+    return (where,) if isinstance(where, str) else tuple(where)
 
 
 def _source(photo: Any) -> Any:

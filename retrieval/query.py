@@ -16,7 +16,7 @@ from index import filters
 from index.errors import InputError, UnknownNameError
 from index.filters import Columns, Compare
 from index.gallery import Gallery
-from index.table import PREDICTED, Layout
+from index.table import PREDICTED, Layout, nearest
 from retrieval.models.memory import Memory
 from retrieval.photos import Source
 
@@ -28,7 +28,8 @@ class Request:
     """One query as a user states it; names and values may be aliases.
 
     Exactly one of ``photo`` (a file, its bytes, or a call that fetches them) and ``like`` (a gallery id). ``old`` names
-    the value an edit replaces where the photo's own label or prediction should not be trusted.
+    the value an edit replaces where the photo's own label or prediction should not be trusted. ``one_per``: a column,
+    of whose values each has one hit at most (a blank counts as a value of its own).
     """
 
     photo: Source | None = None
@@ -37,7 +38,10 @@ class Request:
     old: Mapping[str, str] = field(default_factory=dict)
     weight: Mapping[str, float] = field(default_factory=dict)
     drop: Sequence[str] = ()
-    where: Sequence[str] = ()
+    where: str | Sequence[str] = ()
+    exclude: Sequence[str] = ()  # ids that must not be answers
+    one_per: str | None = None
+    min_score: float | None = None
     keep_reference: bool = False  # ``like``: may the row itself be an answer? (the published protocol says yes)
 
 
@@ -203,15 +207,17 @@ def label_column(gallery: Gallery, attribute: str) -> str:
     return attribute if attribute in gallery.manifest.labels else PREDICTED + attribute
 
 
-def column_meant(gallery: Gallery, columns: Columns, names: Names, name: str) -> tuple[str, str | None]:
+def column_meant(
+    gallery: Gallery, columns: Columns, names: Names, name: str, what: str = "--where"
+) -> tuple[str, str | None]:
     """The column that a user's name means, and the attribute it holds (None: another column). UnknownNameError."""
     if name in columns.names and name not in names.vocabulary and not name.startswith(PREDICTED):
         return name, None
     try:
         attribute = names.attribute(name.removeprefix(PREDICTED))
     except UnknownNameError:
-        offered = [each for each in columns.names if not each.startswith(PREDICTED)]
-        return filters.exactly(columns, Compare(name, "null"), [*offered, *names.vocabulary]).column, None
+        known = [*(each for each in columns.names if not each.startswith(PREDICTED)), *names.vocabulary]
+        raise UnknownNameError(f"{what}: no column {name!r}; {nearest(name, list(dict.fromkeys(known)))}") from None
     return (PREDICTED + attribute if name.startswith(PREDICTED) else label_column(gallery, attribute)), attribute
 
 

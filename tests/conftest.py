@@ -166,3 +166,35 @@ def flip(path: Path, at: float = 0.5) -> None:
     content = bytearray(path.read_bytes())
     content[int(len(content) * at)] ^= 0xFF
     path.write_bytes(content)
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory, shop: Path) -> Path:
+    """An IVF-PQ gallery: the shop's rows many times over, each a little moved."""
+    from dataclasses import replace
+
+    from index import table
+    from index.build import build_generation
+
+    path = tmp_path_factory.mktemp("large") / "large.gallery"
+    shutil.copytree(shop, path)
+    for file in (path / "table").iterdir():
+        file.unlink()
+    gallery, rows = Gallery.open(shop), table_of(shop)
+    layout, rng = gallery.manifest.layout, np.random.default_rng(0)
+    units = gallery.vectors(np.arange(120)).astype(np.float32)
+    copies = []
+    for number in range(30):
+        moved = units + rng.normal(size=units.shape).astype(np.float32) * 0.15
+        for block in layout.blocks:
+            part = moved[:, block.start : block.stop]
+            part /= np.linalg.norm(part, axis=1, keepdims=True)
+        ids = pa.array([f"{key}/{number}" for key in rows["id"].to_pylist()])
+        batch = rows.set_column(0, rows.schema.field("id"), ids)
+        at = batch.column_names.index("embedding")
+        column = table.fixed_size_list(moved.astype(np.float16))
+        copies.append(batch.set_column(at, batch.schema.field(at), column))
+    part = table.write_part(path / "table" / "part-00000.parquet", pa.concat_tables(copies), {})
+    manifest = replace(gallery.manifest, parts=[part], rows=3600)
+    build_generation(Gallery(path, manifest), "ivfpq")
+    return path

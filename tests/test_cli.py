@@ -105,7 +105,7 @@ def test_a_query_prints_rank_id_score_and_attributes(shop: Path, engine: Any) ->
     assert result.stderr == ""  # no bar, no warning where nobody watches
     hits = engine.query(like="s00001-0", set={"color": "gray"}, topk=3).hits
     head, *lines = result.stdout.splitlines()
-    assert re.fullmatch(r"color: [a-z]+ -> gray   \(recall 1\.00\)", head)
+    assert re.fullmatch(r"color: [a-z]+ -> gray   \(recall 1\.00(; ~ predicted)?\)", head)
     for line, hit in zip(lines, hits, strict=True):
         assert line.split()[:3] == [str(hit.rank), hit.id, f"{hit.score:.3f}"]
         assert f"color={hit.attributes['color']}" in line
@@ -116,13 +116,16 @@ def test_all_the_options_reach_the_engine(shop: Path, engine: Any, garment_photo
     result = run(
         "query", photo, "--gallery", shop, "--set", "color=gray;sleeve=long", "--set", "pattern=striped",
         "--from", "color=black", "--weight", "color=2", "--weight", "look=0.5", "--drop", "type",
-        "--where", "domain=shop", "--where", "width>=100", "--topk", 4, "--recall", "0.5", "--json",
+        "--where", "domain=shop", "--where", "width>=100 and not width>5000", "--topk", 4, "--recall", "0.5", "--json",
+        "--exclude", "s00000-0", "--exclude", "s00001-1", "--one-per", "style", "--min-score", "0.1", "--page", 2,
     )  # fmt: skip
     expected = engine.query(
         photo, set={"color": "gray", "sleeve": "long", "pattern": "striped"}, old={"color": "black"},
         weight={"color": 2, "look": 0.5}, drop=["type"], where=["domain=shop", "width>=100"], topk=4, recall=0.5,
+        exclude=["s00000-0", "s00001-1"], one_per="style", min_score=0.1, offset=4,
     )  # fmt: skip
     assert json.loads(result.stdout) == json.loads(json.dumps(expected.to_json()))
+    assert [hit.rank for hit in expected.hits] == [5, 6, 7, 8]
 
 
 def test_json_is_alone_on_stdout(shop: Path, tmp_path: Path) -> None:
@@ -223,6 +226,8 @@ def test_queries_that_cannot_be_asked(shop: Path, tmp_path: Path, garment_photos
     assert "no column 'domian'; nearest: domain" in refused(*like, "--where", "domian=shop")
     assert "there is no --set color" in refused(*like, "--from", "color=gray")
     assert "no id 's1'" in refused("query", "--like", "s1", "-g", shop)
+    assert len(refused("query", "--like", "qqq", "-g", shop)) < 200
+    assert "no model 'none'" in refused("query", tmp_path / "a.jpg", "-g", shop, "--model", "none")
     assert "no such file" in refused("query", tmp_path / "none.jpg", "-g", shop)
     assert "can be saved as .html or .png" in refused(*like, "--save", tmp_path / "sheet.pdf")
     assert "no such file" in refused("query", "--batch", tmp_path / "n.csv", "--out", tmp_path / "r.csv", "-g", shop)
@@ -286,7 +291,9 @@ def test_a_bench_without_labels(garment_photos: Path, tiny_model: Path, tmp_path
         (["query", "--batch", "q.csv"], "--batch FILE and --out FILE go together"),
         (["query", "a.jpg", "--out", "r.csv"], "--batch FILE and --out FILE go together"),
         (["query", "--batch", "q.csv", "--out", "r.csv", "--set", "color=red"], "from the file's columns"),
+        (["query", "--batch", "q.csv", "--out", "r.csv", "--min-score", "0"], "from the file's columns"),
         (["query", "a.jpg", "--topk", "0"], "0 is not in the range"),
+        (["query", "a.jpg", "--page", "0"], "0 is not in the range"),
         (["query", "a.jpg", "--recall", "2"], "2.0 is not in the range"),
         (["query", "a.jpg", "--colour", "red"], "No such option"),
         (["build-index"], "give PHOTOS, or --reindex"),

@@ -17,7 +17,7 @@ from retrieval.datasets.tables import read_table
 from retrieval.engine import Engine, Result
 from retrieval.query import Request
 
-COLUMNS = ("id", "photo", "set", "from", "where", "weight", "drop")
+COLUMNS = ("id", "photo", "set", "from", "where", "weight", "drop", "exclude", "one_per", "min_score")
 SCHEMA = pa.schema(
     [("query", pa.int64()), ("rank", pa.int32()), ("id", pa.string()), ("score", pa.float32()), ("error", pa.string())]
 )
@@ -25,14 +25,20 @@ AT_ONCE = 256
 
 
 def run_batch(
-    engine: Engine, queries: Path, out: Path, topk: int, recall: float | None = None, progress: bool = False
+    engine: Engine,
+    queries: Path,
+    out: Path,
+    topk: int,
+    recall: float | None = None,
+    offset: int = 0,
+    progress: bool = False,
 ) -> tuple[int, int]:
     """Answer every query of a CSV or Parquet file; returns how many were answered and how many failed.
 
     queries: columns ``id`` (a gallery row, which does not answer itself) or ``photo`` (a path, relative to the file),
-    optional ``set`` ("color=gray;sleeve=long"), ``from``, ``where``, ``weight``, ``drop``. out: ``query`` (row number
-    in the file, from 0), ``rank`` (from 1), ``id``, ``score``, ``error``; a query that fails has one row with rank 0
-    and its reason, a query that finds nothing has none. Written all or nothing.
+    optional ``set`` ("color=gray;sleeve=long"), ``from``, ``where``, ``weight``, ``drop``, ``exclude``, ``one_per``,
+    ``min_score``. out: ``query`` (row number in the file, from 0), ``rank`` (from 1), ``id``, ``score``, ``error``; a
+    query that fails has one row with rank 0 and its reason, one that finds nothing has none. Written all or nothing.
 
     Raises InputError for a file that cannot be used as a whole.
     """
@@ -51,7 +57,7 @@ def run_batch(
     ):
         for start in range(0, table.num_rows, AT_ONCE):
             rows = table.slice(start, AT_ONCE).to_pylist()
-            answers = _answers(engine, [_request(row, queries.parent) for row in rows], topk, recall)
+            answers = _answers(engine, [_request(row, queries.parent) for row in rows], topk, recall, offset)
             failed += sum(isinstance(answer, FsearchError) for answer in answers)
             writer.write(_rows(start, answers))
             bar.update(len(rows))
@@ -75,32 +81,52 @@ def _request(row: dict[str, str | None], folder: Path) -> Request | FsearchError
             set=q.assignments(cells.get("set", ())),
             old=q.assignments(cells.get("from", ()), "--from"),
             weight=q.weights_of(cells.get("weight", ())),
-            drop=[name.strip() for text in cells.get("drop", ()) for name in text.split(";") if name.strip()],
+            drop=_several(row.get("drop")),
             where=tuple(cells.get("where", ())),
+            exclude=_several(row.get("exclude")),
+            one_per=row.get("one_per"),
+            min_score=_number(row.get("min_score")),
         )
     except FsearchError as error:
         return error
 
 
+def _several(cell: str | None) -> list[str]:
+    return [name.strip() for name in (cell or "").split(";") if name.strip()]
+
+
+def _number(cell: str | None) -> float | None:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        raise InputError(f"min_score {cell!r}: the score must be a number, for example 0.8") from None
+
+
 def _answers(
-    engine: Engine, requests: Sequence[Request | FsearchError], topk: int, recall: float | None
+    engine: Engine, requests: Sequence[Request | FsearchError], topk: int, recall: float | None, offset: int
 ) -> list[Result | FsearchError]:
     """Results in order; a batch that fails is halved until the queries at fault stand alone."""
     good = [request for request in requests if isinstance(request, Request)]
-    solved = iter(_solve(engine, good, topk, recall))
+    solved = iter(_solve(engine, good, topk, recall, offset))
     return [next(solved) if isinstance(request, Request) else request for request in requests]
 
 
-def _solve(engine: Engine, requests: Sequence[Request], topk: int, recall: float | None) -> list[Result | FsearchError]:
+def _solve(
+    engine: Engine, requests: Sequence[Request], topk: int, recall: float | None, offset: int
+) -> list[Result | FsearchError]:
     if not requests:
         return []
     try:
-        return list(engine.query_many(requests, topk, recall))
+        return list(engine.query_many(requests, topk, recall, offset))
     except FsearchError as error:
         if len(requests) == 1:
             return [error]
         middle = len(requests) // 2
-        return _solve(engine, requests[:middle], topk, recall) + _solve(engine, requests[middle:], topk, recall)
+        return [
+            answer
+            for half in (requests[:middle], requests[middle:])
+            for answer in _solve(engine, half, topk, recall, offset)
+        ]
 
 
 def _rows(first: int, answers: Sequence[Result | FsearchError]) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,34 @@ SHOWN = 6  # best, and worst, queries on the bench page
 
 def save_result(path: Path, engine: Engine, result: Result, reference: Path | str) -> None:
     """The query, the edit and the results of one search as pictures (.html or .png). reference: a file, or an id."""
-    image, name = (reference, reference.name) if isinstance(reference, Path) else (_photo(engine, reference), reference)
+    if isinstance(reference, Path):
+        query = Tile(reference, reference.name, _lines(result.reference), "query")
+    else:
+        row = engine.describe([engine.gallery.row_of(reference)])[0]
+        query = Tile(engine.photo_path(row.path), row.id, _lines(row.shown(), result.reference), "query")
     edited = tuple(edit.attribute for edit in result.edits)
     words = "; ".join(f"{e.attribute}: {e.old or 'none'} -> {e.new}" for e in result.edits) or "more like this"
-    row = Row(words, Tile(image, name, _lines(result.reference), "query"), _tiles(engine, result), edited=edited)
+    first = result.hits[0].rank if result.hits else 1
+    rows = [Row(words, query, _tiles(engine, result), edited=edited, first=first)]
     facts = {
         "gallery": f"{engine.gallery.path.name}, {engine.gallery.manifest.rows:,} photos",
         "recall": f"{result.recall:.2f}",
         "weights": ", ".join(f"{name} {weight:g}" for name, weight in result.weights.items()),
     }
-    save_sheet(path, [row], "fsearch", facts)
+    if any(hit.predicted for hit in result.hits):
+        facts["~"] = "predicted"
+    save_sheet(path, rows, "fsearch", facts)
 
 
 def _tiles(engine: Engine, result: Result) -> tuple[Tile, ...]:
     return tuple(
-        Tile(engine.photo_path(hit.path), hit.id, (f"score: {hit.score:.3f}", *_lines(hit.attributes)))
+        Tile(engine.photo_path(hit.path), hit.id, (f"score: {hit.score:.3f}", *_lines(hit.shown())))
         for hit in result.hits
     )
 
 
-def _lines(attributes: Mapping[str, str | None]) -> tuple[str, ...]:
-    return tuple(f"{name}: {value}" for name, value in attributes.items() if value)
-
-
-def _photo(engine: Engine, key: str) -> Path | None:
-    row = engine.gallery.row_of(key)
-    return engine.photo_path(engine.gallery.columns(["path"])["path"][row].as_py())
+def _lines(attributes: Mapping[str, str | None], names: Collection[str] | None = None) -> tuple[str, ...]:
+    return tuple(f"{n}: {value}" for n, value in attributes.items() if value and (names is None or n in names))
 
 
 def bench_table(report: Mapping[str, Any], topk: int) -> str:
@@ -108,7 +110,7 @@ def save_bench(path: Path, engine: Engine, report: Mapping[str, Any], examples: 
 
 def _example(engine: Engine, example: Example) -> Row:
     known = engine.describe([example.row, *example.found])
-    tiles = [Tile(engine.photo_path(hit.path), hit.id, _lines(hit.attributes)) for hit in known]
+    tiles = [Tile(engine.photo_path(hit.path), hit.id, _lines(hit.shown())) for hit in known]
     marks = ["hit" if right else "miss" for right in example.right]
     results = tuple(tile._replace(mark=mark) for tile, mark in zip(tiles[1:], marks, strict=True))
     old = known[0].attributes.get(example.attribute)

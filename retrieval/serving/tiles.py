@@ -28,7 +28,7 @@ class Tile(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A query and its results, best first: the rank drawn is the position, from 1.
+    """A query and its results, best first: the rank drawn is the position, from ``first``.
 
     ``edited`` names the attributes whose "name: value" lines are emphasised.
     """
@@ -38,6 +38,7 @@ class Row(NamedTuple):
     results: tuple[Tile, ...]
     note: str = ""
     edited: tuple[str, ...] = ()
+    first: int = 1
 
 
 class Line(NamedTuple):
@@ -76,11 +77,11 @@ def shorten(text: str, characters: int) -> str:
 def words_of(row: Row) -> Iterator[tuple[Tile, Words]]:
     """The query, then the results, each with its words. Raises ValueError for a mark that is not in MARKS."""
     edited = {clean(name) for name in row.edited}
-    for rank, tile in enumerate((row.query, *row.results)):
+    for place, tile in enumerate((row.query, *row.results)):
         if tile.mark not in MARKS:
             raise ValueError(f"a tile's mark is one of {MARKS}, not {tile.mark!r}")
         title = clean(tile.title)
-        mark = tile.mark if rank else "query"
+        mark, rank = (tile.mark, row.first + place - 1) if place else ("query", 0)
         yield tile, Words(title, shorten(title, ID_CHARACTERS), tuple(_lines(tile.lines, edited)), mark, rank)
 
 

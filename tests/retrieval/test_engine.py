@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from index.errors import DamagedError, GalleryError, InputError, MismatchError, PhotoError, UnknownNameError
-from index.gallery import Gallery
 from index.hits import TIE_TOLERANCE
 from retrieval.engine import Engine, Hit, Result
 from retrieval.models import checkpoint, memory
@@ -213,6 +212,12 @@ def test_nothing_passes_the_filter(engine: Engine) -> None:
         ({"like": "s00000-0", "weight": {"color": float("nan")}}, InputError, "finite number, 0 or more"),
         ({"like": "s00000-0", "drop": list(DEFAULT)}, InputError, "every block has weight 0"),
         ({"like": "s00000-0", "topk": 0}, InputError, "topk 0"),
+        ({"like": "s00000-0", "offset": -1}, InputError, "offset -1"),
+        ({"like": "s00000-0", "topk": None}, InputError, "give min_score too"),
+        ({"like": "s00000-0", "min_score": float("nan")}, InputError, "min_score nan"),
+        ({"like": "s00000-0", "one_per": "colr"}, UnknownNameError, "--one-per: no column 'colr'; nearest: color"),
+        ({"like": "s00000-0", "exclude": ["s00000-9"]}, UnknownNameError, "no id 's00000-9'"),
+        ({"like": "s00000-0", "where": "color"}, InputError, "write COLUMN=VALUE"),
         ({}, InputError, "either a photo or the id"),
         ({"photo": b"x", "like": "s00000-0"}, InputError, "either a photo or the id"),
         ({"photo": "none.jpg"}, PhotoError, "none.jpg: no such file"),
@@ -260,10 +265,7 @@ def test_a_result_is_json_and_checks_itself(engine: Engine) -> None:
     result = engine.query(like="s00000-0", set={"color": "gray"}, topk=3)
     back = json.loads(json.dumps(result.to_json()))
     assert back == {
-        "hits": [
-            {"rank": h.rank, "id": h.id, "score": h.score, "path": h.path, "attributes": h.attributes}
-            for h in result.hits
-        ],
+        "hits": [{**vars(h), "predicted": list(h.predicted)} for h in result.hits],
         "edits": [{"attribute": "color", "new": "gray", "old": "white"}],
         "weights": result.weights,
         "recall": 1.0,
@@ -298,41 +300,6 @@ def test_threads_share_an_engine(shop: Path, garment_photos: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(24)))
     assert answers == [path.stem if i % 2 else path.stem[:6] for i, path in enumerate(paths)]
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory, shop: Path) -> Path:
-    """An IVF-PQ gallery: the shop's rows many times over, each a little moved."""
-    from dataclasses import replace
-
-    import pyarrow as pa
-
-    from index import table
-    from index.build import build_generation
-    from tests.conftest import table_of
-
-    path = tmp_path_factory.mktemp("large") / "large.gallery"
-    shutil.copytree(shop, path)
-    for file in (path / "table").iterdir():
-        file.unlink()
-    gallery, rows = Gallery.open(shop), table_of(shop)
-    layout, rng = gallery.manifest.layout, np.random.default_rng(0)
-    units = gallery.vectors(np.arange(120)).astype(np.float32)
-    copies = []
-    for number in range(30):
-        moved = units + rng.normal(size=units.shape).astype(np.float32) * 0.15
-        for block in layout.blocks:
-            part = moved[:, block.start : block.stop]
-            part /= np.linalg.norm(part, axis=1, keepdims=True)
-        ids = pa.array([f"{key}/{number}" for key in rows["id"].to_pylist()])
-        batch = rows.set_column(0, rows.schema.field("id"), ids)
-        at = batch.column_names.index("embedding")
-        column = table.fixed_size_list(moved.astype(np.float16))
-        copies.append(batch.set_column(at, batch.schema.field(at), column))
-    part = table.write_part(path / "table" / "part-00000.parquet", pa.concat_tables(copies), {})
-    manifest = replace(gallery.manifest, parts=[part], rows=3600)
-    build_generation(Gallery(path, manifest), "ivfpq")
-    return path
 
 
 def test_the_promised_recall_is_kept(large: Path) -> None:

@@ -30,11 +30,15 @@ ROWS: list[dict[str, Any]] = [
     {"id": "s00002-0", "set": "color"},
     {"photo": "near/bad.jpg", "set": "color=blue"},
     {"id": "s00003-0"},
+    {"id": "s00003-0", "exclude": "s00003-1; s00003-2", "one_per": "style", "min_score": "0.1"},
+    {"id": "s00003-0", "min_score": "high"},
+    {"id": "s00003-0", "exclude": "s00099-0"},
 ]
 ERRORS = {
     1: "no id 's00099-0'", 3: "none.jpg: no such file", 5: "unknown attribute 'colr'; nearest: color",
     6: "give either an id or a photo", 7: "give either an id or a photo", 8: "finite number, 0 or more",
-    10: "write NAME=VALUE", 11: "bad.jpg: not an image",
+    10: "write NAME=VALUE", 11: "bad.jpg: not an image", 14: "the score must be a number",
+    15: "no id 's00099-0'",
 }  # fmt: skip
 
 
@@ -89,6 +93,8 @@ def test_each_line_answers_as_it_does_alone(
             weight={name: float(value) for name, value in pairs["weight"].items()},
             drop=[name.strip() for name in asked.get("drop", "").split(";") if name],
             where=[asked["where"]] if "where" in asked else [], topk=6,
+            exclude=[name.strip() for name in asked.get("exclude", "").split(";") if name],
+            one_per=asked.get("one_per"), min_score=float(asked["min_score"]) if "min_score" in asked else None,
         )  # fmt: skip
         assert [row["rank"] for row in mine] == [hit.rank for hit in alone.hits]
         assert [row["id"] for row in mine] == [hit.id for hit in alone.hits]

@@ -1,0 +1,77 @@
+"""What the engine hands out: hits and results, and what a query is turned into before the search."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.query import Edit
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer. ``score`` is the weighted mean cosine over blocks, -1 to 1; 1 is the same photo unedited.
+
+    ``attributes``: label where the gallery has one, else the prediction; all label columns beside them. ``predicted``
+    names those that are predictions.
+    """
+
+    rank: int
+    id: str
+    score: float
+    path: str | None
+    attributes: dict[str, str | None]
+    predicted: tuple[str, ...] = ()
+
+    def shown(self) -> dict[str, str]:
+        """The attributes that are not blank, in words for people: a prediction has "~" before it."""
+        return {
+            name: f"~{value}" if name in self.predicted else value for name, value in self.attributes.items() if value
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """Answers to one query, best first, with the edits and weights as they were understood.
+
+    Ranks count on from page to page. ``recall``: the recall@k measured at build time for the setting that searched
+    (1.0: exact). ``reference``: what the query photo is, by attribute: its label, else the prediction.
+    """
+
+    hits: tuple[Hit, ...]
+    edits: tuple[Edit, ...]
+    weights: dict[str, float]
+    recall: float
+    reference: dict[str, str | None]
+
+    def __post_init__(self) -> None:
+        first = self.hits[0].rank if self.hits else 1
+        if first < 1 or [hit.rank for hit in self.hits] != list(range(first, first + len(self.hits))):
+            raise ValueError("ranks must count up by 1")
+        scores = [hit.score for hit in self.hits]
+        if any(later > earlier for earlier, later in zip(scores, scores[1:], strict=False)):
+            raise ValueError("scores rise with the rank")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as ``fsearch query --json`` prints them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Requests turned into vectors: ``vectors`` (n, D) float32, scaled; ``total`` (n,) the sum of each one's weights;
+    ``allowed``: rows per request or None; ``skip``: rows each must not return; ``one_per``: the column each wants one
+    hit a value of, or None; ``least``: the score that its hits must reach, -inf for any."""
+
+    vectors: npt.NDArray[np.float32]
+    total: npt.NDArray[np.float32]
+    allowed: list[npt.NDArray[np.int64] | None]
+    skip: list[npt.NDArray[np.int64]]
+    one_per: list[str | None]
+    least: list[float]
+    edits: list[tuple[Edit, ...]]
+    weights: list[dict[str, float]]
+    reference: list[dict[str, str | None]]
