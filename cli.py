@@ -13,6 +13,7 @@ import click
 from index.errors import FsearchError
 
 FOLDER = click.Path(path_type=Path)
+RESUMED = ("build-index", "train", "generate")
 
 
 class Commands(click.Group):
@@ -24,7 +25,12 @@ class Commands(click.Group):
         except FsearchError as error:
             click.echo(f"fsearch: {' '.join(str(error).split())}", err=True)
         except KeyboardInterrupt:
-            click.echo("fsearch: interrupted; the same command goes on where it stopped", err=True)
+            on = (
+                "the same command goes on where it stopped"
+                if ctx.invoked_subcommand in RESUMED
+                else "nothing was written"
+            )
+            click.echo(f"fsearch: interrupted; {on}", err=True)
             sys.exit(130)
         sys.exit(1)
 
@@ -213,6 +219,41 @@ def bench(
         click.echo(f"wrote {out}")
     if save is not None:
         save_bench(save, engine, report, examples, topk)
+        click.echo(f"saved {save}")
+
+
+@main.command()
+@_gallery
+@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="The least score.  [default: 0.99]")
+@click.option("--weight", multiple=True, metavar="NAME=NUMBER", help="Factor on a block's weight, such as color=2.")
+@click.option("--out", type=FOLDER, metavar="FILE", help="Write every pair: .csv, .parquet or .json.")
+@click.option("--save", type=FOLDER, metavar="FILE", help="Save the largest groups as pictures: .html or .png.")
+def duplicates(
+    gallery: Path, threshold: float | None, weight: tuple[str, ...], out: Path | None, save: Path | None
+) -> None:
+    """Find photos that are nearly the same, and groups of them, without comparing all with all.
+
+    \b
+    fsearch duplicates --gallery shop.gallery --out duplicates.csv --save duplicates.html
+    """
+    from retrieval import query as q
+    from retrieval.duplicates import THRESHOLD, find
+    from retrieval.engine import Engine
+    from retrieval.serving.duplicates import ENDINGS, save_groups, save_pairs, summary
+    from retrieval.serving.sheet import checked
+
+    if out is not None:
+        checked(out, ENDINGS)
+    if save is not None:
+        checked(save)
+    engine = Engine.open(gallery)
+    report = find(engine, THRESHOLD if threshold is None else threshold, q.weights_of(weight), progress=True)
+    click.echo(summary(report))
+    if out is not None:
+        save_pairs(out, report)
+        click.echo(f"wrote {out}")
+    if save is not None:
+        save_groups(save, engine, report)
         click.echo(f"saved {save}")
 
 

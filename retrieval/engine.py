@@ -189,7 +189,9 @@ class Engine:
             for place, i in enumerate(shown):
                 reference[i] = {name: values[place] for name, values in encoded.predicted.items()}
         edits = [self._edits(request, known) for request, known in zip(requests, reference, strict=True)]
-        weights = [self._weights(request, wanted) for request, wanted in zip(requests, edits, strict=True)]
+        weights = [
+            self.weights(request.weight, request.drop, wanted) for request, wanted in zip(requests, edits, strict=True)
+        ]
         factors = np.array([[w[name] for name in self.layout.names] for w in weights], np.float32)
         raw = q.edited(q.raw_blocks(units, norms, self.layout), edits, self.memory, self.keep)
         filters: dict[tuple[str, ...], npt.NDArray[np.int64] | None] = {}
@@ -232,15 +234,18 @@ class Engine:
             raise InputError(f"--from {spare[0]}: names what an edit replaces, but there is no --set {spare[0]}=...")
         return tuple(edits.values())
 
-    def _weights(self, request: Request, edits: Sequence[Edit]) -> dict[str, float]:
+    def weights(
+        self, factors: Mapping[str, float], drop: Sequence[str] = (), edits: Sequence[Edit] = ()
+    ) -> dict[str, float]:
+        """The weight of every block: its default times a factor, more if it is edited, 0 if dropped. InputError."""
         weights = {name: self.gallery.manifest.weights.get(name, 1.0) for name in self.layout.names}
         for edit in edits:
             weights[edit.attribute] *= self.edited
-        for name, factor in request.weight.items():
+        for name, factor in factors.items():
             if not 0 <= factor < np.inf:
                 raise InputError(f"weight {name}={factor}: a weight is a finite number, 0 or more")
             weights[self._block(name)] *= factor
-        for name in request.drop:
+        for name in drop:
             weights[self._block(name)] = 0.0
         if not any(weights.values()):
             raise InputError("every block has weight 0: keep at least one")

@@ -18,7 +18,7 @@ from cli import main
 from index.gallery import Gallery
 from retrieval.models import checkpoint
 
-COMMANDS = ("build-index", "query", "bench", "info", "verify", "train", "generate")
+COMMANDS = ("build-index", "query", "bench", "duplicates", "info", "verify", "train", "generate")
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
@@ -84,14 +84,14 @@ def test_the_examples_run_one_after_another(
     shutil.copy(garment_photos / "photos" / "s00001-0.jpg", "img.jpg")
     Path("queries.csv").write_text("id,set\ns00001-0,color=gray\n", encoding="utf-8")
     monkeypatch.setenv("FSEARCH_GALLERY", "shop.gallery")
-    for name in ("build-index", "query", "bench", "info", "verify"):
+    for name in ("build-index", "query", "bench", "duplicates", "info", "verify"):
         for words in examples(name):
             more = ["--model", str(tiny_model)] if name == "build-index" else []
             words = [word.replace("gender=Women", "domain=shop") for word in words]
             result = run(*words[1:], *more)
             assert result.exit_code == 0, (words, result.output)
             assert result.stderr == ""
-    for made in ("sheet.html", "results.parquet", "bench.json", "bench.html"):
+    for made in ("sheet.html", "results.parquet", "bench.json", "bench.html", "duplicates.csv", "duplicates.html"):
         assert Path(made).stat().st_size > 0
     assert run("generate", "garments", "--photos", 3).stdout == "3 photos and labels.csv in garments\n"
 
@@ -157,6 +157,23 @@ def test_a_batch(shop: Path, tmp_path: Path) -> None:
         f"1 queries answered, 1 failed (see the error column); results in {tmp_path / 'r.parquet'}\n"
     )
     assert pq.read_table(tmp_path / "r.parquet")["rank"].to_pylist() == [1, 2, 3, 0]
+
+
+def test_duplicates(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pairs.json"
+    head, *groups, wrote = run("duplicates", "-g", shop, "--threshold", "0.7", "--out", out).stdout.splitlines()
+    assert re.fullmatch(
+        r"\d+ groups hold \d+ of 120 photos: \d+ beyond one each, 0 of them the very same file \(threshold 0\.7\)", head
+    )
+    assert groups
+    assert wrote == f"wrote {out}"
+    assert json.loads(out.read_text("utf-8"))["threshold"] == 0.7
+    assert run("duplicates", "-g", shop, "--threshold", "1").stdout.startswith("0 groups hold 0 of 120 photos")
+    assert "can be saved as .csv or .parquet or .json" in refused(
+        "duplicates", "-g", shop, "--out", tmp_path / "pairs.txt"
+    )
+    assert "can be saved as .html or .png" in refused("duplicates", "-g", shop, "--save", tmp_path / "page.pdf")
+    assert "0 is not in the range" in refused("duplicates", "--threshold", "0", code=2)
 
 
 def test_build_index_says_what_it_did_and_what_it_left_out(
@@ -315,3 +332,5 @@ def test_an_interrupted_command_says_that_it_can_go_on(monkeypatch: pytest.Monke
     result = run("generate", "garments")
     assert result.exit_code == 130
     assert result.stderr == "fsearch: interrupted; the same command goes on where it stopped\n"
+    monkeypatch.setattr("retrieval.engine.Engine.open", stop)
+    assert run("duplicates").stderr == "fsearch: interrupted; nothing was written\n"

@@ -179,10 +179,10 @@ def _draw_tile(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, t
         draw.text((x, y + 19), "#", QUIET, _font(ID), anchor="lm")
         draw.text((x + _font(ID).getlength("#") + 2, y + 19), str(words.rank), INK, _font(ID), anchor="lm")
     if words.mark:
-        wide = round(_font(SMALL).getlength(words.mark)) + 24
+        wide = round(_font(SMALL).getlength(words.word)) + 24
         left = x + TILE - wide if words.rank else x
         draw.rounded_rectangle((left, y + 4, left + wide, y + 34), 15, TONES[words.mark])
-        draw.text((left + wide / 2, y + 18), words.mark, PAGE, _font(SMALL), anchor="mm")
+        draw.text((left + wide / 2, y + 18), words.word, PAGE, _font(SMALL), anchor="mm")
     y += STRIP
     box = (x, y, x + TILE, y + PHOTO)
     photo, reason = photo_of(tile, PHOTO)

@@ -39,15 +39,20 @@ def save_sheet(path: str | Path, rows: Sequence[Row], title: str, facts: Mapping
     write_as(Path(path), writers)
 
 
+def checked(path: Path, endings: Iterable[str] = (".html", ".png")) -> Path:
+    """``path``, if it can be written to: asked before the work, not after it. Raises FsearchError."""
+    if path.suffix.lower() not in endings:
+        raise FsearchError(f"{path}: can be saved as {' or '.join(endings)}; give a name that ends so")
+    if not path.parent.is_dir():
+        raise FsearchError(f"{path}: there is no folder {path.parent}; make it first")
+    return path
+
+
 def write_as(path: Path, writers: Mapping[str, Callable[[], bytes]]) -> None:
     """Write what the writer for this ending makes, all or nothing. Raises FsearchError."""
-    writer = writers.get(path.suffix.lower())
-    if writer is None:
-        raise FsearchError(f"{path}: can be saved as {' or '.join(writers)}; give a name that ends so")
-    if not path.parent.is_dir():  # told before the work, not after it
-        raise FsearchError(f"{path}: there is no folder {path.parent}; make it first")
+    checked(path, writers)
     try:
-        atomic_write(path, writer())
+        atomic_write(path, writers[path.suffix.lower()]())
     except OSError as error:
         raise FsearchError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
@@ -89,9 +94,9 @@ def _row(row: Row) -> dict[str, Any]:
 
 def _tile(tile: Tile, words: Words) -> dict[str, Any]:
     photo, reason = photo_of(tile, THUMBNAIL)
-    place = ", ".join(filter(None, [f"rank {words.rank}" if words.rank else "", words.mark]))
+    place = ", ".join(filter(None, [f"rank {words.rank}" if words.rank else "", words.word]))
     fields = ", ".join(f"{line.name}: {line.value}" if line.name else line.value for line in words.lines)
-    alt = f"{place}: {words.title}" + (f" ({fields})" if fields else "")
+    alt = (f"{place}: " if place else "") + words.title + (f" ({fields})" if fields else "")
     if photo is None:
         return {**words._asdict(), "uri": "", "reason": reason, "alt": f"{alt}; photo not shown: {reason}"}
     photo = fit(photo, THUMBNAIL, THUMBNAIL, enlarge=False)

@@ -28,7 +28,7 @@ class Tile(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A query and its results, best first: the rank drawn is the position, from ``first``.
+    """A query and its results, best first: the rank drawn is the position, from ``first`` (0: none).
 
     ``edited`` names the attributes whose "name: value" lines are emphasised.
     """
@@ -39,6 +39,7 @@ class Row(NamedTuple):
     note: str = ""
     edited: tuple[str, ...] = ()
     first: int = 1
+    role: str = "query"  # the word above the photo on the left
 
 
 class Line(NamedTuple):
@@ -54,7 +55,8 @@ class Words(NamedTuple):
     short: str
     lines: tuple[Line, ...]
     mark: str
-    rank: int  # 0: the query
+    rank: int  # 0: the query, or results without ranks
+    word: str  # what the mark is called
 
 
 # Controls, bidirectional overrides (they would reorder the words around an id) and lone surrogates (undecodable names).
@@ -81,8 +83,9 @@ def words_of(row: Row) -> Iterator[tuple[Tile, Words]]:
         if tile.mark not in MARKS:
             raise ValueError(f"a tile's mark is one of {MARKS}, not {tile.mark!r}")
         title = clean(tile.title)
-        mark, rank = (tile.mark, row.first + place - 1) if place else ("query", 0)
-        yield tile, Words(title, shorten(title, ID_CHARACTERS), tuple(_lines(tile.lines, edited)), mark, rank)
+        mark, word = (tile.mark, tile.mark) if place else ("query", row.role)
+        rank = row.first + place - 1 if place and row.first else 0
+        yield tile, Words(title, shorten(title, ID_CHARACTERS), tuple(_lines(tile.lines, edited)), mark, rank, word)
 
 
 def _lines(lines: Iterable[str], edited: set[str]) -> Iterator[Line]:
