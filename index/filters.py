@@ -206,6 +206,11 @@ def parse(texts: str | Sequence[str]) -> Node | None:
     return None if not found else found[0] if len(found) == 1 else Every(tuple(found))
 
 
+def equals(column: str, value: str) -> str:
+    """The text of ``column = value``, whatever characters they hold."""
+    return "=".join("'" + text.replace("'", "''") + "'" for text in (column, value))
+
+
 @lru_cache(1)
 def _parser() -> Any:
     """The parser; lark is loaded at the first filter."""

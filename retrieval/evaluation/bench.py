@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from index.errors import InputError
+from index.filters import equals
 from index.gallery import Gallery
 from index.table import PREDICTED
 from retrieval.datasets.splits import held_out
@@ -139,8 +140,8 @@ def run(
             EDIT: Query(row, edit),
             "edit, exact": Query(row, edit),
             "image only": Query(row, {}),
-            "image + label filter": Query(row, {}, f"{attribute}={value}"),
-            "edit + predicted filter": Query(row, edit, f"{PREDICTED}{attribute}={value}"),
+            "image + label filter": Query(row, {}, equals(attribute, value)),
+            "edit + predicted filter": Query(row, edit, equals(PREDICTED + attribute, value)),
         }
 
     report: dict[str, Any] = {"edit_published": {}, "edit_strict": {}, "same_style": {}, "variant": {}}

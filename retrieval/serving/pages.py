@@ -19,20 +19,20 @@ def save_result(path: Path, engine: Engine, result: Result, reference: Path | st
     if isinstance(reference, Path):
         query = Tile(reference, reference.name, _lines(result.reference), "query")
     else:
-        row = engine.describe([engine.gallery.row_of(reference)])[0]
-        query = Tile(engine.photo_path(row.path), row.id, _lines(row.shown(), result.reference), "query")
+        asked = engine.describe([engine.gallery.row_of(reference)])[0]
+        query = Tile(engine.photo_path(asked.path), asked.id, _lines(asked.shown(), result.reference), "query")
     edited = tuple(edit.attribute for edit in result.edits)
     words = "; ".join(f"{e.attribute}: {e.old or 'none'} -> {e.new}" for e in result.edits) or "more like this"
     first = result.hits[0].rank if result.hits else 1
-    rows = [Row(words, query, _tiles(engine, result), edited=edited, first=first)]
+    row = Row(words, query, _tiles(engine, result), edited=edited, first=first)
     facts = {
         "gallery": f"{engine.gallery.path.name}, {engine.gallery.manifest.rows:,} photos",
         "recall": f"{result.recall:.2f}",
         "weights": ", ".join(f"{name} {weight:g}" for name, weight in result.weights.items()),
     }
-    if any(hit.predicted for hit in result.hits):
+    if any(": ~" in line for tile in (query, *row.results) for line in tile.lines):
         facts["~"] = "predicted"
-    save_sheet(path, rows, "fsearch", facts)
+    save_sheet(path, [row], "fsearch", facts)
 
 
 def _tiles(engine: Engine, result: Result) -> tuple[Tile, ...]:

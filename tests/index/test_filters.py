@@ -201,6 +201,11 @@ def test_values_without_quotes(text: str, values: str | None) -> None:
         assert parse(text) == Compare("brand", "=", (values,))
 
 
+@given(st.text(), st.text())
+def test_any_column_and_value_can_be_written(column: str, value: str) -> None:
+    assert parse(filters.equals(column, value)) == Compare(column, "=", (value,))
+
+
 def test_texts_and_semicolons_join_and_bind_least() -> None:
     a, b, c = (Compare(name, "=", ("1",)) for name in "abc")
     assert parse("a=1 or b=1; c=1") == parse(["a=1 or b=1", "c=1"]) == Every((Some((a, b)), c))
