@@ -149,6 +149,10 @@ def query(
         )
         click.echo(f"{done:,} queries answered, {failed:,} failed (see the error column); results in {out}")
         return
+    if save is not None:
+        from retrieval.serving.sheet import checked
+
+        checked(save)
     engine = Engine.open(gallery, model)
     result = engine.query(
         photo, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"), weight=q.weights_of(weight),

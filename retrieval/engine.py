@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from index.build import open_index
 from index.errors import InputError, MismatchError
@@ -172,12 +171,14 @@ class Engine:
         units = np.zeros((len(requests), self.layout.dim), np.float32)
         norms = np.zeros((len(requests), len(self.layout.blocks)), np.float32)
         reference: list[dict[str, str | None]] = [{} for _ in requests]
-        rows = []
+        rows, skip = [], []
         for i, request in enumerate(requests):
             if (request.photo is None) == (request.like is None):
                 raise InputError("a query takes either a photo or the id of a gallery row (like), not both or none")
             if request.like is not None:
                 rows.append((i, self._row(request.like)))
+            own = [rows[-1][1]] if request.like is not None and not request.keep_reference else []
+            skip.append(np.unique(np.array([*own, *map(self._row, request.exclude)], np.int64)))
         if rows:
             places, at = np.array(rows, np.int64).T
             units[places], norms[places] = self.gallery.vectors(at), self._norms(at)
@@ -203,7 +204,7 @@ class Engine:
             vectors=q.vectors(raw, self.layout, factors),
             total=factors.sum(axis=1),
             allowed=[filters[_texts(request.where)] for request in requests],
-            skip=[self._skipped(request) for request in requests],
+            skip=skip,
             one_per=[self._one_per(request) for request in requests],
             least=[_least(request.min_score) for request in requests],
             edits=edits,
@@ -254,10 +255,6 @@ class Engine:
     def _block(self, name: str) -> str:
         return LOOK if name.casefold() == LOOK else self.names.attribute(name)
 
-    def _skipped(self, request: Request) -> npt.NDArray[np.int64]:
-        own = [] if request.like is None or request.keep_reference else [request.like]
-        return np.unique(np.array([self._row(key) for key in (*own, *request.exclude)], np.int64))
-
     def _one_per(self, request: Request) -> str | None:
         if request.one_per is None:
             return None
@@ -281,18 +278,16 @@ class Engine:
 
     def _attributes(self, rows: npt.NDArray[np.int64]) -> list[tuple[dict[str, str | None], tuple[str, ...]]]:
         """The model's attributes of rows: label, else prediction where blank; and which of them are predictions."""
-        columns, guessed = {}, {}
-        for name in self.names.vocabulary:
-            column = self.gallery.columns([PREDICTED + name])[PREDICTED + name].take(pa.array(rows))
-            blank = [True] * len(rows)
-            if name in self.gallery.manifest.labels:
-                labels = self.gallery.columns([name])[name].take(pa.array(rows))
-                column, blank = pc.coalesce(labels, column), pc.is_null(labels).to_pylist()
-            columns[name], guessed[name] = column.to_pylist(), blank
-        return [
-            ({n: values[i] for n, values in columns.items()}, tuple(n for n, blank in guessed.items() if blank[i]))
-            for i in range(len(rows))
-        ]
+        known = [name for name in self.names.vocabulary if name in self.gallery.manifest.labels]
+        wanted = [*known, *(PREDICTED + name for name in self.names.vocabulary)]
+        cells = self.gallery.columns(wanted).take(pa.array(rows)).to_pydict()
+        found = []
+        for i in range(len(rows)):
+            labels = {name: cells[name][i] for name in known}
+            guessed = tuple(name for name in self.names.vocabulary if labels.get(name) is None)
+            guesses = {name: cells[PREDICTED + name][i] for name in guessed}
+            found.append(({n: guesses[n] if n in guesses else labels[n] for n in self.names.vocabulary}, guessed))
+        return found
 
     def _join(self, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], offset: int = 0) -> tuple[Hit, ...]:
         """Ids, paths and attributes of rows."""
