@@ -34,8 +34,11 @@ class Table:
     manifest = SimpleNamespace(labels=["brand", "price", "base color"], attributes=["color"])
 
     def columns(self, names: list[str]) -> pa.Table:
-        kinds = {"width": pa.int32()}
-        return pa.table({n: pa.chunked_array([CELLS[n][:7], CELLS[n][7:]], kinds.get(n, pa.string())) for n in names})
+        def column(name: str) -> pa.ChunkedArray:  # chunks that start inside their arrays, as slices do
+            kind = pa.int32() if name == "width" else pa.string()
+            return pa.chunked_array([pa.array([None, *CELLS[name][:7]], kind)[1:], pa.array(CELLS[name][4:], kind)[3:]])
+
+        return pa.table({name: column(name) for name in names})
 
 
 TABLE = Columns(Table())
