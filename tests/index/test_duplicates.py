@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index import duplicates
+from index.approximate import ApproximateIndex
 from index.exact import ExactIndex, as_float32
-from index.ivfpq import IVFPQIndex
 from index.table import Layout
 
 WEIGHTS = {"look": 1.0, "color": 2.0, "type": 0.5}
@@ -79,7 +79,9 @@ def test_all_pairs_above_the_threshold_and_no_other(
     assert ((3, 7) in got, (40, 400) in got, (7, 8) in got) == (not some, True, False)
 
 
-def test_an_approximate_index_finds_nearly_all_of_them(ivf: IVFPQIndex, structured: np.ndarray, layout: Layout) -> None:
+def test_an_approximate_index_finds_nearly_all_of_them(
+    ivf: ApproximateIndex, structured: np.ndarray, layout: Layout
+) -> None:
     shop: Any = Shop(structured, layout, [f"{row}" for row in range(len(structured))])
     found, exact = (duplicates.pairs(shop, index, WEIGHTS, 0.97) for index in (ivf, ExactIndex(structured)))
     pairs, truth = ({(int(a), int(b)) for a, b in zip(p.first, p.second, strict=True)} for p in (found, exact))

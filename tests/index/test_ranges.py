@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import ranges
+from index.approximate import ApproximateIndex
 from index.exact import ExactIndex, as_float32
 from index.hits import TIE_TOLERANCE
-from index.ivfpq import IVFPQIndex
 
 N = 400
 
@@ -103,7 +103,7 @@ def test_thresholds_that_all_or_none_reach_and_a_most(small: np.ndarray, queries
 
 @pytest.mark.parametrize("groups", [3, 500])
 def test_an_approximate_index_is_asked_until_the_answer_is_full(
-    ivf: IVFPQIndex, structured: np.ndarray, queries: np.ndarray, groups: int
+    ivf: ApproximateIndex, structured: np.ndarray, queries: np.ndarray, groups: int
 ) -> None:
     rng = np.random.default_rng(0)
     group = rng.integers(0, groups, len(structured))
