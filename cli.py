@@ -91,11 +91,77 @@ def build_index(
         click.echo(f"{built.rejected} not indexed ({reasons}); see {embed.rejected_path(built.gallery)}")
 
 
+@main.command()
+@click.argument("photos", type=FOLDER)
+@_gallery
+@click.option("--labels", type=FOLDER, help="As for build-index; only columns that the gallery has.")
+def add(photos: Path, gallery: Path, labels: Path | None) -> None:
+    """Add photos to a gallery, in place of those whose ids it has; interrupted, it goes on where it stopped.
+
+    \b
+    fsearch add new-photos/ --labels labels.csv --gallery shop.gallery
+    """
+    from retrieval import catalogue
+    from retrieval.datasets.readers import open_photos
+
+    change = catalogue.add_photos(open_photos(photos, labels), gallery, progress=True)
+    done = f"{change.added:,} added, {change.removed:,} of them in place of old ones"
+    _changed(change, done if change.added else "nothing new")
+    if change.rejected:
+        click.echo(f"{change.rejected:,} not added ({change.reasons}); see {change.gallery.file('rejected.parquet')}")
+
+
+@main.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@_gallery
+@click.option(
+    "--ids",
+    "file",
+    type=FOLDER,
+    metavar="FILE",
+    help="Ids from a file: one a line, or the id column of a CSV or Parquet.",
+)
+def remove(ids: tuple[str, ...], gallery: Path, file: Path | None) -> None:
+    """Remove photos from a gallery by their ids; they answer no more.
+
+    \b
+    fsearch remove s00004-0 s00007-1 --gallery shop.gallery
+    """
+    from index import catalogue as rows
+    from retrieval import catalogue
+
+    if bool(ids) == (file is not None):
+        raise click.UsageError("give IDs, or --ids FILE")
+    change = rows.remove(gallery, catalogue.read_ids(file) if file is not None else ids)
+    _changed(change, f"{change.removed:,} removed")
+
+
+@main.command()
+@_gallery
+@click.option("--recipe", type=click.Choice(["auto", "exact", "ivfpq"]), help="Another kind of index.")
+def compact(gallery: Path, recipe: str | None) -> None:
+    """Drop removed photos from a gallery's table and train its index anew; readers are not disturbed.
+
+    \b
+    fsearch compact --gallery shop.gallery
+    """
+    from index import catalogue as rows
+
+    change = rows.compact(gallery, recipe, progress=True)
+    _changed(change, f"{change.removed:,} rows dropped")
+
+
+def _changed(change: Any, done: str) -> None:
+    click.echo(f"{done}: {_summary(change.gallery)}")
+    for line in change.gallery.advice():
+        click.echo(line)
+
+
 def _summary(gallery: Any) -> str:
     manifest = gallery.manifest
     recipe = manifest.current.recipe if manifest.current else {"kind": "no index"}
     return (
-        f"{manifest.rows:,} photos, {manifest.layout.dim} dimensions, {recipe['kind']} index, "
+        f"{manifest.photos:,} photos, {manifest.layout.dim} dimensions, {recipe['kind']} index, "
         f"model {manifest.model['name']} {manifest.model['fingerprint']}"
     )
 
@@ -299,7 +365,7 @@ def verify(gallery: Path) -> None:
     if faults:
         sys.exit(1)
     for path in leftovers(gallery):
-        click.echo(f"{path}: left by an interrupted build; the next build-index clears it")
+        click.echo(f"{path}: left by an interrupted build or change; the next one clears it")
     click.echo(f"{gallery} is sound")
 
 

@@ -53,17 +53,21 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
             index = faiss.IndexPreTransform(rotate, inner)
         index.train(_pad(sample, index.d))
         bar.set_postfix_str("adding")
-        add(index, vectors, 0, bar)
+        _add(index, vectors, 0, bar)
     return index
 
 
-def add(index: Any, vectors: npt.NDArray[np.float16], start: int = 0, bar: tqdm | None = None) -> None:
+def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: bool = False) -> None:
     """Add rows ``start`` to the end of ``vectors`` to a trained FAISS index, without training it again."""
+    with tqdm(total=len(vectors) - start, desc="index", unit="row", disable=None if progress else True) as bar:
+        _add(index, vectors, start, bar)
+
+
+def _add(index: Any, vectors: npt.NDArray[np.float16], start: int, bar: tqdm) -> None:
     for at in range(start, len(vectors), ADD_AT_ONCE):
         piece = vectors[at : at + ADD_AT_ONCE]
         index.add(_pad(as_float32(piece), index.d))
-        if bar is not None:
-            bar.update(len(piece))
+        bar.update(len(piece))
 
 
 def _pad(vectors: Float32, dim: int) -> Float32:

@@ -1,8 +1,13 @@
-"""Index generations: made in a folder of their own, then committed; and opening the current one."""
+"""Index generations: made in a folder of their own, then committed; and opening the current one.
+
+All that is asked of FAISS goes through approximate.build, approximate.extend, tuning.measure and ApproximateIndex.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,19 +17,21 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from index import approximate, graph, tuning, vectors
+from index import approximate, drift, graph, table, tuning, vectors
 from index.approximate import ApproximateIndex
 from index.errors import DamagedError, GalleryError, MismatchError
-from index.exact import ExactIndex, as_float32
+from index.exact import ExactIndex
 from index.files import atomic_path, file_facts, remove, sha256_file
 from index.gallery import VECTORS, Gallery, Generation, remove_leftovers, with_generation
-from index.projection import choose_dims
-from index.recipe import Recipe, alternatives, choose, for_rows
-from index.table import Layout
+from index.live import LiveIndex
+from index.manifest import Manifest
+from index.recipe import TRAINABLE_FROM, Recipe, choose
+from index.trial import fitted
 
 INDEX = "index.faiss"
 TUNING = "tuning.json"
-TRIAL_ROWS, TRIAL_FROM = 30_000, 200_000
+
+Vectors = npt.NDArray[np.float16]
 
 
 def build_generation(
@@ -37,80 +44,125 @@ def build_generation(
 
     The table is streamed once, into the memory-mapped vectors that training, adding and measuring read. Killed at any
     point, the gallery keeps its old generation, and the next build clears what was left. The old generation is removed
-    after the commit; a reader that has it open keeps it.
+    after the commit; a reader that has it open keeps it. Removed rows are indexed too: rows keep their numbers.
     """
     manifest = gallery.manifest
-    rows, dim = manifest.rows, manifest.layout.dim
-    recipe = choose(rows, dim, kind, seed)
-    if not rows:
+    recipe = choose(manifest.rows, manifest.layout.dim, kind, seed)
+    if not manifest.rows:
         raise GalleryError(f"{gallery.path}: no rows to index; add photos with `fsearch build-index PHOTOS`")
+
+    def train(mapped: Vectors) -> tuple[Recipe, Any]:
+        found = fitted(mapped, manifest.layout, manifest.weights, kind, memory, seed, progress)
+        starts = np.array([block.start for block in manifest.layout.blocks])
+        return found, approximate.build(mapped, found, starts, progress)
+
+    return _generation(gallery, recipe, gallery.embeddings(), train, None, progress)
+
+
+def extend_generation(gallery: Gallery, progress: bool = False) -> Generation:
+    """Index the tail too, and commit that: the old index goes on without training, its recall is measured again.
+
+    ``Generation.drift`` then says how well it finds the rows it was not trained on. An index that has outgrown its kind
+    (see ``kept_kind``) is built anew instead.
+    """
+    manifest, current = gallery.manifest, gallery.manifest.current
+    kind = kept_kind(manifest)
+    if current is None or not manifest.indexed_parts or choose(manifest.rows, 1, kind).kind != current.recipe["kind"]:
+        return build_generation(gallery, kind, progress=progress)
+    recipe, start = Recipe(**current.recipe), manifest.indexed
+
+    old = _base(gallery, current)
+    promised = current.drift.promised if current.drift is not None else old.expected_recall(None, drift.K)
+
+    def extended(mapped: Vectors) -> tuple[Recipe, Any]:
+        assert isinstance(old, ApproximateIndex)
+        approximate.extend(old.index, mapped, start, progress)
+        return recipe, old.index
+
+    batches = _old_and_new(gallery, current)
+    return _generation(gallery, recipe, batches, extended, (_trained(manifest), promised), progress)
+
+
+def kept_kind(manifest: Manifest, rows: int | None = None) -> str:
+    """The kind to index a gallery's table (or so many rows of it) with when nobody says another: that which it has.
+
+    But "auto" where that was auto's choice for the rows it was trained on, and where they are now too few for it.
+    """
+    current, rows = manifest.current, manifest.rows if rows is None else rows
+    if current is None:
+        return "auto"
+    kind = current.recipe["kind"]
+    usual = choose(_trained(manifest) or manifest.rows, manifest.layout.dim).kind
+    return "auto" if kind == usual or (kind != "exact" and rows < TRAINABLE_FROM) else kind
+
+
+def _trained(manifest: Manifest) -> int:
+    """The rows that the current index was trained on, from row 0; 0 when it is of another table."""
+    current = manifest.current
+    return current.drift.trained if current is not None and current.drift is not None else manifest.indexed
+
+
+def _generation(
+    gallery: Gallery,
+    recipe: Recipe,
+    batches: Iterable[Vectors],
+    make: Callable[[Vectors], tuple[Recipe, Any]],
+    before: tuple[int, float] | None,
+    progress: bool,
+) -> Generation:
+    """Write and commit a generation of all rows: their vectors, then the index ``make`` makes of them, measured.
+
+    before: how many rows it was trained on, if not on all of them, and the recall that was promised then.
+    """
+    manifest = gallery.manifest
     remove_leftovers(gallery.path)
-    numbers = [int(each.name.removeprefix("gen-")) for each in manifest.generations]
-    name = f"gen-{max(numbers, default=0) + 1:06d}"
+    name, found = manifest.next_generation, None
     with atomic_path(gallery.path / name) as folder:
         folder.mkdir()
-        files = {VECTORS: _write_vectors(gallery, folder / VECTORS, progress)}
+        files = {VECTORS: _write_vectors(gallery, batches, folder / VECTORS, progress)}
         if recipe.kind != "exact":
+            rows, dim = manifest.rows, manifest.layout.dim
             mapped = vectors.mapped(folder / VECTORS, rows, dim)
-            recipe = fitted(mapped, manifest.layout, manifest.weights, kind, memory, seed, progress)
-            starts = np.array([block.start for block in manifest.layout.blocks])
-            index = approximate.build(mapped, recipe, starts, progress)
+            recipe, index = make(mapped)
             _write_index(index, folder / INDEX)
-            bare = ApproximateIndex(index, mapped, scorer=vectors.scorer(folder / VECTORS, rows, dim))
+            scorer = vectors.scorer(folder / VECTORS, rows, dim)
             passing = vectors.streamed(folder / VECTORS, rows, dim)
-            curve = tuning.measure(bare, manifest.layout, manifest.weights, seed, progress, passing)
+            bare = ApproximateIndex(index, mapped, scorer=scorer)
+            curve = tuning.measure(bare, manifest.layout, manifest.weights, recipe.seed, progress, passing)
             (folder / TUNING).write_text(curve.to_json(), encoding="utf-8")
+            if before is not None:
+                searched = ApproximateIndex(index, mapped, curve, scorer)
+                found = drift.measure(searched, manifest.layout, manifest.weights, *before, recipe.seed)
             files |= {each: file_facts(folder / each) for each in (INDEX, TUNING)}
-    generation = Generation(name, asdict(recipe), files, manifest.table_fingerprint)
+    generation = Generation(name, asdict(recipe), files, manifest.table_fingerprint, drift=found)
     gallery.commit(with_generation(manifest, generation))
     for old in manifest.generations:
         remove(gallery.path / old.name)
     return generation
 
 
-def fitted(
-    mapped: npt.NDArray[np.float16],
-    layout: Layout,
-    weights: Mapping[str, float],
-    kind: str = "auto",
-    memory: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> Recipe:
-    """The recipe for these vectors (N, D), by trial: what is built and measured on a sample of them, not guessed.
-
-    The projection is the narrowest that keeps neighbours (``projection.choose_dims``). "auto" builds every alternative
-    that fits ``memory`` bytes over TRIAL_ROWS rows and takes the one that answers fastest at a recall@10 of 0.95, or
-    comes nearest. Work grows slower than rows on a graph, and as fast in lists: such a sample flatters lists. Under
-    TRIAL_FROM rows the first that fits is taken: building it takes no longer than trying all.
-    """
-    n, dim = mapped.shape
-    if kind == "ivfpq":
-        return choose(n, dim, kind, seed)
-    rng = np.random.default_rng(seed)
-    sample = mapped.take(np.sort(rng.choice(n, min(n, TRIAL_ROWS), replace=False)), axis=0)
-    starts = np.array([block.start for block in layout.blocks])
-    dims = choose_dims(as_float32(sample), starts, layout.scale(weights), seed)
-    fitting = [each for each in alternatives(n, dim, dims, memory, seed) if kind in ("auto", each.kind)]
-    if not fitting:
-        raise GalleryError(f"a {kind} index of {n} rows does not fit {memory} bytes; raise --memory")
-    if kind != "auto" or n < TRIAL_FROM:
-        return fitting[0]
-    trials: list[tuple[float, float, int]] = []
-    for recipe in tqdm(fitting, desc="choose", unit="recipe", disable=None if progress else True):
-        index = ApproximateIndex(approximate.build(sample, for_rows(recipe, len(sample), dim), starts), sample)
-        reached, ms = tuning.trial(index, layout, weights, seed)
-        trials.append((-min(reached, tuning.RECALL), ms, len(trials)))
-    return fitting[min(trials)[2]]
+def _old_and_new(gallery: Gallery, current: Generation) -> Iterable[Vectors]:
+    """The vectors of all rows: those indexed from the generation, whose checksum must match, then the tail."""
+    mapped = gallery.mapped
+    assert mapped is not None
+    digest = hashlib.sha256(vectors.before(gallery.reading(gallery.path / current.name / VECTORS), *mapped.shape))
+    for start in range(0, len(mapped), table.ROWS_PER_GROUP):
+        piece = np.ascontiguousarray(mapped[start : start + table.ROWS_PER_GROUP])
+        digest.update(piece.tobytes())
+        yield piece
+    if digest.hexdigest() != current.files[VECTORS]["sha256"]:
+        path = gallery.path / current.name / VECTORS
+        raise DamagedError(f"{path}: damaged (its checksum does not match); {gallery.remedy(path)}")
+    yield gallery.tail
 
 
-def _write_vectors(gallery: Gallery, path: Path, progress: bool) -> dict[str, Any]:
+def _write_vectors(gallery: Gallery, batches: Iterable[Vectors], path: Path, progress: bool) -> dict[str, Any]:
     """The table's embeddings as a mapped file (``index.vectors``); returns {"bytes", "sha256"}."""
     rows, dim = gallery.manifest.rows, gallery.manifest.layout.dim
     with tqdm(total=rows, desc="read table", unit="row", disable=None if progress else True) as bar:
 
-        def counted() -> Iterator[npt.NDArray[np.float16]]:
-            for batch in gallery.embeddings():
+        def counted() -> Iterator[Vectors]:
+            for batch in batches:
                 yield batch
                 bar.update(len(batch))
 
@@ -130,34 +182,44 @@ def _write_index(index: Any, path: Path) -> None:
         raise GalleryError(f"{path}: cannot be written ({reason}); free some space and run again") from error
 
 
-def open_index(gallery: Gallery) -> ExactIndex | ApproximateIndex:
+def open_index(gallery: Gallery) -> ExactIndex | ApproximateIndex | LiveIndex:
     """The gallery's current index, ready to search; FAISS reads a file only after its checksum matched.
 
-    GalleryError when none was built, MismatchError when it indexes another table, DamagedError for a changed file.
+    A LiveIndex where rows were added behind the index, or removed. GalleryError when none was built, MismatchError when
+    it indexes another table, DamagedError for a changed file.
     """
     current = gallery.manifest.current
     remedy = f"run `fsearch build-index --reindex --gallery {gallery.path}`"
     if current is None:
         raise GalleryError(f"{gallery.path}: no index yet; {remedy}")
+    base = _base(gallery, current)
+    if len(base.vectors) == gallery.manifest.rows and not gallery.manifest.removed:
+        return base
+    return LiveIndex(base, gallery.tail, gallery.removed)
+
+
+def _base(gallery: Gallery, current: Generation) -> ExactIndex | ApproximateIndex:
+    """A generation as it lies on the disk, over the rows that it indexes."""
+    folder = gallery.path / current.name
+    remedy = f"run `fsearch build-index --reindex --gallery {gallery.path}`"
     mapped = gallery.mapped
     if mapped is None:
         raise MismatchError(
-            f"{gallery.path / current.name}: indexes table {current.table_fingerprint[:12]}, but the gallery holds"
+            f"{folder}: indexes table {current.table_fingerprint[:12]}, but the gallery holds"
             f" {gallery.manifest.table_fingerprint[:12]}; {remedy}"
         )
     if Recipe(**current.recipe).kind == "exact":
         return ExactIndex(mapped)
-    for name in (INDEX, TUNING):
-        path = gallery.path / current.name / name
-        if sha256_file(path) != current.files[name]["sha256"]:
-            raise DamagedError(f"{path}: damaged (its checksum does not match); {remedy}")
-    folder = gallery.path / current.name
-    curve = tuning.Tuning.from_json((folder / TUNING).read_text(encoding="utf-8"))
+    index_file, curve_file = (os.fspath(gallery.reading(folder / name)) for name in (INDEX, TUNING))
+    for name, file in ((INDEX, index_file), (TUNING, curve_file)):
+        if sha256_file(file) != current.files[name]["sha256"]:
+            raise DamagedError(f"{folder / name}: damaged (its checksum does not match); {remedy}")
+    curve = tuning.Tuning.from_json(Path(curve_file).read_text(encoding="utf-8"))
     try:
-        index: Any = faiss.read_index(str(folder / INDEX))
+        index: Any = faiss.read_index(index_file)
     except RuntimeError as error:
         raise GalleryError(f"{folder / INDEX}: FAISS {faiss.__version__} cannot read it; {remedy}") from error
-    opened = ApproximateIndex(index, mapped, curve, vectors.scorer(folder / VECTORS, *mapped.shape))
+    opened = ApproximateIndex(index, mapped, curve, vectors.scorer(gallery.reading(folder / VECTORS), *mapped.shape))
     if isinstance(opened.base, graph.Graph):
         graph.on_huge_pages(opened.base.index)
     return opened

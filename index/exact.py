@@ -149,5 +149,5 @@ class ExactIndex:
         """The exact k best of the allowed rows; see ``search``. recall, nprobe and rerank have nothing to choose."""
         return search(self.vectors, queries, k, rows)
 
-    def expected_recall(self, recall: float | None = None, k: int = 1) -> float:
+    def expected_recall(self, recall: float | None = None, k: int = 1, queries: Float32 | None = None) -> float:
         return 1.0

@@ -1,16 +1,18 @@
 """The gallery folder: its manifest (gallery.json, replaced last and at once), its parts, its index generations.
 
-A reader opens the manifest once and sees that state; a writer puts every file in place under its own name and commits.
+A reader opens the manifest once, and every file it names, and sees that state whatever writers do; a writer puts every
+file in place under a name of its own and commits.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import io
+import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,30 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from index import table, vectors
 from index.errors import DamagedError, FsearchError, GalleryError, UnknownNameError
+from index.faults import faults, size_fault, wrong_size
 from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, remove, sha256_file
-from index.table import Layout, Part
+from index.held import Held
+from index.hits import Rows
+from index.manifest import (
+    FORMAT,
+    MANIFEST,
+    REMOVED,
+    Changes,
+    Drift,
+    Generation,
+    Manifest,
+    table_fingerprint,
+    with_generation,
+)
 
 __all__ = [
     "FORMAT",
+    "MANIFEST",
+    "Changes",
+    "Drift",
     "Gallery",
     "Generation",
     "Manifest",
@@ -38,114 +55,47 @@ __all__ = [
     "remove_leftovers",
     "sha256_file",
     "table_fingerprint",
+    "tidy",
     "verify",
+    "with_generation",
 ]
 
-FORMAT = 1
-MANIFEST = "gallery.json"
 TABLE = "table"
 VECTORS = "vectors.f16"
 MODEL = "model.safetensors"
 MEMORY = "memory.safetensors"
 REJECTED = "rejected.parquet"
 PLAN = "building.json"  # what an unfinished build is making; gone once it is committed
-_NO_CHECKSUM = "0" * 64
-_NORM_TOLERANCE = 0.01  # float16 rounding moves the length of a unit block by 0.0005 at most
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One index over the table, in a folder of its own. ``files``: name -> {"bytes", "sha256"}."""
-
-    name: str
-    recipe: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-    table_fingerprint: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """All that gallery.json holds. Files and parts are named relative to the gallery and to its table folder."""
-
-    layout: Layout
-    attributes: dict[str, list[str]]  # the vocabulary that the model edits: attribute -> values
-    aliases: dict[str, Any]  # {"attributes": ..., "values": ...}: read and written by retrieval.query
-    weights: dict[str, float]  # default block weights
-    model: dict[str, str]  # name, fingerprint
-    source: dict[str, str]  # path, fingerprint of the input
-    config_fingerprint: str
-    labels: list[str]  # label columns of the table
-    parts: list[Part]
-    rows: int
-    rejected: int
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # e.g. rejected.parquet -> {"bytes", "sha256"}
-    generations: list[Generation] = field(default_factory=list)
-    generation: str | None = None  # the current one
-    created_by: str = ""  # code version
-
-    def __post_init__(self) -> None:
-        if sum(part.rows for part in self.parts) != self.rows:
-            raise ValueError(f"{self.rows} rows, but the parts hold {sum(part.rows for part in self.parts)}")
-        if self.generation is not None and self.generation not in [each.name for each in self.generations]:
-            raise ValueError(f"no generation {self.generation}")
-        self.layout.scale(self.weights)
-
-    @property
-    def table_fingerprint(self) -> str:
-        return table_fingerprint(self.parts)
-
-    @property
-    def current(self) -> Generation | None:
-        """The generation that searches use; None before the first build."""
-        return next((each for each in self.generations if each.name == self.generation), None)
-
-    def to_bytes(self) -> bytes:
-        """gallery.json: readable JSON whose ``checksum`` covers every other byte."""
-        body = {"checksum": _NO_CHECKSUM, "format": FORMAT, **asdict(self), "layout": self.layout.to_json()}
-        text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
-        return text.replace(_NO_CHECKSUM, hashlib.sha256(text.encode()).hexdigest(), 1).encode()
-
-    @classmethod
-    def from_bytes(cls, content: bytes, where: Path | str = MANIFEST) -> Manifest:
-        """Read gallery.json; DamagedError when a byte changed, GalleryError for a newer format."""
-        try:
-            body = json.loads(content)
-            checksum, version = body.pop("checksum"), body.pop("format")
-            plain = content.replace(checksum.encode(), _NO_CHECKSUM.encode(), 1)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DamagedError(f"{where}: damaged (not a gallery manifest); build the gallery again") from error
-        if isinstance(version, int) and version > FORMAT:
-            raise GalleryError(f"{where}: format {version} is newer than {FORMAT}, the newest known; upgrade fsearch")
-        if hashlib.sha256(plain).hexdigest() != checksum:
-            raise DamagedError(f"{where}: damaged (its checksum does not match); build the gallery again")
-        try:
-            body["layout"] = Layout.from_json(body["layout"])
-            body["parts"] = [Part(**part) for part in body["parts"]]
-            body["generations"] = [Generation(**each) for each in body["generations"]]
-            return cls(**body)
-        except (ValueError, KeyError, TypeError, FsearchError) as error:
-            raise DamagedError(f"{where}: damaged ({error}); build the gallery again") from error
-
-
-def table_fingerprint(parts: Sequence[Part]) -> str:
-    """What a generation remembers of the table it indexes: the hash of its parts' checksums, in order."""
-    return hashlib.sha256("\n".join(part.sha256 for part in parts).encode()).hexdigest()
+MANY_REMOVED = 0.3  # of the table's rows: a compaction then saves much
+MANY_PARTS = 200  # beyond twice the full ones: each costs every opening a little
 
 
 class Gallery:
-    """A gallery as its manifest describes it. Rows count from 0 over all parts, in order."""
+    """A gallery as its manifest describes it. Rows count from 0 over all parts, in order, removed ones too.
+
+    ``Gallery.open`` is for readers: it holds its files open. ``Gallery(path, manifest)`` finds them by name.
+    """
 
     def __init__(self, path: Path | str, manifest: Manifest) -> None:
         self.path = Path(path)
         self.manifest = manifest
         self._columns: dict[str, pa.ChunkedArray] = {}
+        self._held: dict[Path, Held] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> Gallery:
-        """Read the manifest and see that every file it names is there with its size (``verify`` reads them all)."""
-        gallery = cls(path, cls.read_manifest(path))
-        gallery._check_sizes()
-        return gallery
+        """Read the manifest and open every file it names, with its size (``verify`` reads them all).
+
+        A writer that commits meanwhile may have removed some of them: the new manifest is then opened instead.
+        """
+        while True:
+            gallery = cls(path, cls.read_manifest(path))
+            try:
+                gallery._hold()
+                return gallery
+            except DamagedError:
+                if cls.read_manifest(path) == gallery.manifest:
+                    raise
 
     @staticmethod
     def read_manifest(path: Path | str) -> Manifest:
@@ -187,16 +137,41 @@ class Gallery:
                 return self.path / name
         raise DamagedError(f"{self.path}: its manifest names no {role}; build the gallery again")
 
+    def reading(self, path: Path) -> Path | Held:
+        """What to read for ``path``, a file of this gallery: the file that was opened, if it was."""
+        return self._held.get(path, path)
+
+    def where(self, role: str) -> Path:
+        """A path that leads to the file of ``role``, also where a writer has removed it since."""
+        found = self.reading(self.file(role))
+        return found.where if isinstance(found, Held) else found
+
+    def _hold(self) -> None:
+        for path, facts in self.named_files().items():
+            try:
+                self._held[path] = held = Held(path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise DamagedError(f"{path}: missing; {self.remedy(path)}") from None
+            except OSError as error:
+                raise DamagedError(f"{path}: cannot be read ({error.strerror}); {self.remedy(path)}") from error
+            if held.size != facts["bytes"]:
+                raise DamagedError(f"{wrong_size(path, held.size, facts)}; {self.remedy(path)}")
+        assert self.removed is not None  # its checksum is looked at here: its name may come again after a compaction
+
     def _check_sizes(self) -> None:
         for path, facts in self.named_files().items():
-            if fault := _size_fault(path, facts):
+            if fault := size_fault(path, facts):
                 raise DamagedError(f"{fault}; {self.remedy(path)}")
 
     def remedy(self, path: Path) -> str:
         """What to run when ``path``, a file of this gallery, is broken."""
-        again = path.parent.name in [each.name for each in self.manifest.generations]
         source = self.manifest.source.get("path", "PHOTOS")
-        return f"run `fsearch build-index {'--reindex' if again else source} --gallery {self.path}`"
+        if path.parent.name in [each.name for each in self.manifest.generations]:
+            return f"run `fsearch build-index --reindex --gallery {self.path}`"
+        if self.manifest.changes == Changes():
+            return f"run `fsearch build-index {source} --gallery {self.path}`"
+        # what was added is in no listing that the gallery knows of
+        return f"restore it, or run `fsearch build-index {source} --replace --gallery {self.path}` and add again"
 
     def columns(self, names: Sequence[str] | None = None) -> pa.Table:
         """Columns of all rows (None: all but norms and embedding), kept in memory once read.
@@ -209,48 +184,143 @@ class Gallery:
             if name not in known:
                 raise UnknownNameError(f"no column {name!r} in {self.path}; {table.nearest(name, known)}")
         if new := [name for name in names if name not in self._columns]:
-            read = table.read_columns(self.part_paths, new)
+            read = table.read_columns(self._parts, new)
             self._columns |= dict(zip(new, read.columns, strict=True))
         return pa.table({name: self._columns[name] for name in names})
 
     @cached_property
     def _column_names(self) -> list[str]:
-        names = table.column_names(self.part_paths[0]) if self.manifest.parts else []
+        names = table.column_names(self._parts[0]) if self.manifest.parts else []
         return [name for name in names if name not in table.VECTOR_COLUMNS]
+
+    @property
+    def _parts(self) -> list[Path | Held]:
+        return [self.reading(path) for path in self.part_paths]
 
     def embeddings(self, rows_per_batch: int = table.ROWS_PER_GROUP) -> Iterator[npt.NDArray[np.float16]]:
         """All embeddings in row order, float16 (n, dim) at a time."""
-        return table.embeddings(self.part_paths, rows_per_batch)
+        return table.embeddings(self._parts, rows_per_batch)
 
     @cached_property
     def mapped(self) -> npt.NDArray[np.float16] | None:
-        """The current generation's memory-mapped vectors, float16 (rows, dim); None when it indexes another table."""
+        """The memory-mapped vectors of the rows that are indexed, float16 (indexed, dim), from row 0 on.
+
+        None without an index, or when it indexes another table.
+        """
         current = self.manifest.current
-        if current is None or current.table_fingerprint != self.manifest.table_fingerprint:
+        if current is None or not self.manifest.indexed_parts:
             return None
-        return vectors.mapped(self.path / current.name / VECTORS, self.manifest.rows, self.manifest.layout.dim)
+        where = self.reading(self.path / current.name / VECTORS)
+        return vectors.mapped(where, self.manifest.indexed, self.manifest.layout.dim)
 
-    def vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    @cached_property
+    def tail(self) -> npt.NDArray[np.float16]:
+        """The vectors of the rows behind those that are indexed, float16 (rows - indexed, dim), in memory."""
+        found = list(table.embeddings(self._parts[self.manifest.indexed_parts :]))
+        return np.concatenate([np.zeros((0, self.manifest.layout.dim), np.float16), *found])
+
+    @cached_property
+    def removed(self) -> Rows:
+        """The rows of the table that are no longer in the gallery, rising int64. DamagedError for a changed file."""
+        name = self.manifest.removed_file
+        if name is None:
+            return np.zeros(0, np.int64)
+        path = self.path / name
+        try:
+            content = Path(os.fspath(self.reading(path))).read_bytes()
+        except FileNotFoundError:
+            raise DamagedError(f"{path}: missing; {self.remedy(path)}") from None
+        if hashlib.sha256(content).hexdigest() != self.manifest.files[name]["sha256"]:
+            raise DamagedError(f"{path}: damaged (its checksum does not match); {self.remedy(path)}")
+        return np.load(io.BytesIO(content)).astype(np.int64)
+
+    def live(self, rows: Rows | None = None) -> Rows:
+        """Of these rows, or of all, those that are in the gallery, in their order."""
+        if rows is None:
+            rows = np.arange(self.manifest.rows)
+        return rows if not len(self.removed) else rows[~np.isin(rows, self.removed, assume_unique=False)]
+
+    def vectors(self, rows: Rows) -> npt.NDArray[np.float16]:
         """The exact stored vectors of these rows, float16 (n, dim)."""
-        if self.mapped is not None:
+        if self.mapped is None:
+            return self._take("embedding", rows, np.zeros((len(rows), self.manifest.layout.dim), np.float16))
+        behind = rows >= len(self.mapped)
+        if not behind.any():
             return np.asarray(self.mapped[rows])
-        return table.take(self.part_paths, "embedding", rows)
+        out = np.empty((len(rows), self.manifest.layout.dim), np.float16)
+        out[~behind], out[behind] = self.mapped[rows[~behind]], self.tail[rows[behind] - len(self.mapped)]
+        return out
 
-    def norms(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def norms(self, rows: Rows) -> npt.NDArray[np.float32]:
         """The raw length of each block of these rows before it was made unit, float32 (n, blocks)."""
-        return table.take(self.part_paths, "norms", rows)
+        return self._take("norms", rows, np.zeros((len(rows), len(self.manifest.layout.blocks)), np.float32))
+
+    def _take(self, name: str, rows: Rows, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Rows of a vector column into ``out``; opens the parts that hold them."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.manifest.rows:
+            raise IndexError(f"rows outside 0..{self.manifest.rows - 1}")
+        start = 0
+        for source, part in zip(self._parts, self.manifest.parts, strict=True):
+            here = np.flatnonzero((rows >= start) & (rows < start + part.rows))
+            if len(here):
+                out[here] = table.take([source], name, rows[here] - start)
+            start += part.rows
+        return out
+
+    def rows_of(self, ids: Iterable[str]) -> Rows:
+        """The rows of these ids, rising, each once; UnknownNameError, with the nearest ids, for the first unknown."""
+        wanted = list(dict.fromkeys(ids))
+        found = self.rows_among(pa.array(wanted, pa.string()))
+        if len(found) < len(wanted):
+            known = set(self.columns(["id"])["id"].take(pa.array(found)).to_pylist())
+            unknown = [each for each in wanted if each not in known]
+            more = f" ({len(unknown):,} of {len(wanted):,} ids are unknown)" if len(unknown) > 1 else ""
+            near = table.nearest(unknown[0], self._ids_like(unknown[0]))
+            raise UnknownNameError(f"no id {unknown[0]!r} in {self.path}{more}; {near}")
+        return found
+
+    def rows_among(self, ids: pa.Array | pa.ChunkedArray) -> Rows:
+        """The rows, rising, whose ids are among these."""
+        mask = pc.is_in(self.columns(["id"])["id"], value_set=ids)
+        return self.live(np.flatnonzero(mask.to_numpy()).astype(np.int64))
 
     def row_of(self, id: str) -> int:
         """The row of an id; UnknownNameError offers the nearest ids."""
+        return int(self.rows_of([id])[0])
+
+    @cached_property
+    def row_by_id(self) -> dict[str, int]:
+        """id -> row, of all: for many ids. One alone is found without it."""
         ids = self.columns(["id"])["id"]
-        row = pc.index(ids, pa.scalar(id, ids.type)).as_py()
-        if row >= 0:
-            return int(row)
-        raise UnknownNameError(f"no id {id!r} in {self.path}; {table.nearest(id, self._ids_like(id))}")
+        rows = self.live()
+        return dict(
+            zip(
+                ids.take(pa.array(rows)).to_pylist() if self.manifest.removed else ids.to_pylist(),
+                rows.tolist(),
+                strict=True,
+            )
+        )
+
+    def advice(self) -> list[str]:
+        """What this gallery's index suffers from, one line each with what to run."""
+        manifest, current = self.manifest, self.manifest.current
+        run = f"run `fsearch compact --gallery {self.path}`"
+        said = []
+        drift = current.drift if current is not None else None
+        if drift is not None and drift.drifted:
+            said.append(
+                f"recall@{drift.k} is {drift.recall:.2f} for {drift.rows:,} photos added since the index was trained on"
+                f" {drift.trained:,} others, {drift.promised:.2f} was promised then; {run}"
+            )
+        if manifest.removed > MANY_REMOVED * manifest.rows:
+            said.append(f"{manifest.removed:,} of {manifest.rows:,} rows of the table were removed or replaced; {run}")
+        if len(manifest.parts) > MANY_PARTS + 2 * manifest.rows // table.ROWS_PER_PART:
+            said.append(f"{len(manifest.parts):,} small parts make the gallery slow to open; {run}")
+        return said
 
     def _ids_like(self, id: str) -> list[str]:
         """Ids worth comparing with a mistyped one: those that sort beside it or share a rare word of it."""
-        ids = self.columns(["id"])["id"]
+        ids = self.columns(["id"])["id"].take(pa.array(self.live()))
         ordered = ids.take(pc.sort_indices(ids)).to_pylist()
         at = bisect_left(ordered, id)
         near = ordered[max(0, at - 200) : at + 200]
@@ -261,109 +331,47 @@ class Gallery:
 
 
 def leftovers(path: Path | str) -> list[Path]:
-    """What a killed build left: unfinished files and folders, and generations that the manifest does not name."""
+    """What a killed writer left: unfinished files and folders, and what the manifest does not name.
+
+    Not the parts of an unfinished build or addition, which goes on with them (see ``tidy``).
+    """
     path = Path(path)
     found = [each for folder in (path, path / TABLE) if folder.is_dir() for each in folder.glob(f"{TEMPORARY}*")]
     if (path / MANIFEST).is_file():
         manifest = Manifest.from_bytes((path / MANIFEST).read_bytes(), path / MANIFEST)
-        named = {each.name for each in manifest.generations}
-        found += [each for each in path.glob("gen-*") if each.name not in named]
+        named = {each.name for each in manifest.generations} | set(manifest.files)
+        found += [each for each in (*path.glob("gen-*"), *path.glob(f"{REMOVED}*")) if each.name not in named]
     return sorted(found)
 
 
 def remove_leftovers(path: Path | str) -> None:
-    """Clear what a killed build left. Only for a gallery's writer: a writer at work has unfinished files too."""
+    """Clear what a killed writer left. Only for a gallery's writer: a writer at work has unfinished files too."""
     for each in leftovers(path):
         remove(each)
 
 
-def _size_fault(path: Path, facts: dict[str, Any]) -> str | None:
-    if not path.is_file():
-        return f"{path}: missing"
-    size = path.stat().st_size
-    return None if size == facts["bytes"] else f"{path}: damaged ({size} bytes, {facts['bytes']} expected)"
+def tidy(path: Path, manifest: Manifest | None) -> None:
+    """After a commit: remove what the gallery (None: nothing) does not name, parts of unfinished builds too."""
+    named = set(Gallery(path, manifest).named_files()) if manifest else set()
+    for stem in ("table/part-*.parquet", "model*.safetensors", "memory*.safetensors", "rejected*.parquet"):
+        for file in path.glob(stem):
+            if file not in named:
+                remove(file)
+    if manifest is not None:
+        remove_leftovers(path)
+    remove(path / PLAN)
 
 
 def verify(path: Path | str) -> list[str]:
     """Every fault found by reading the whole gallery, one line each: the file and what to run. Empty when sound.
 
-    Files and their checksums, row counts, unique ids, unit blocks, fingerprints. What a killed build left is no fault
+    Files and their checksums, row counts, unique ids, unit blocks, fingerprints. What a killed writer left is no fault
     (see ``leftovers``).
     """
-    path = Path(path)
     try:
-        if not (path / MANIFEST).is_file():
-            Gallery.open(path)
-        gallery = Gallery(path, Manifest.from_bytes((path / MANIFEST).read_bytes(), path / MANIFEST))
+        gallery = Gallery(path, Gallery.read_manifest(path))
+        found = faults(gallery)
+        # a writer that commits meanwhile removes files: then look again
+        return verify(path) if found and Gallery.read_manifest(path) != gallery.manifest else found
     except FsearchError as error:
         return [str(error)]
-    faults = []
-    broken = set()
-    for file, facts in gallery.named_files().items():
-        fault = _size_fault(file, facts)
-        if fault is None and sha256_file(file) != facts["sha256"]:
-            fault = f"{file}: damaged (its checksum does not match)"
-        if fault:
-            broken.add(file)
-            faults.append(f"{fault}; {gallery.remedy(file)}")
-    for file, part in zip(gallery.part_paths, gallery.manifest.parts, strict=True):
-        if file not in broken:
-            faults += _part_faults(gallery, file, part)
-    faults += _gallery_faults(gallery, broken)
-    return faults
-
-
-def _part_faults(gallery: Gallery, file: Path, part: Part) -> list[str]:
-    """Row count, fingerprints in the footer, and unit blocks of one sound file."""
-    faults = []
-    manifest = gallery.manifest
-    made_by = {"model": manifest.model.get("fingerprint"), "config": manifest.config_fingerprint}
-    rows = bad = 0
-    try:
-        footer = table.read_metadata(file)
-        for batch in table.batches(file, ["norms", "embedding"]):
-            norms, vectors = (table.to_numpy(column) for column in batch.columns)
-            starts = [block.start for block in manifest.layout.blocks]
-            lengths = np.sqrt(np.add.reduceat(vectors.astype(np.float32) ** 2, starts, axis=1))  # (n, blocks)
-            unit = np.abs(lengths - 1) < _NORM_TOLERANCE
-            nothing = (norms == 0) & (lengths == 0)  # a photo without any response in a block
-            bad += int((~(unit | nothing)).any(axis=1).sum())
-            rows += len(vectors)
-    except (FsearchError, ValueError) as error:
-        return [str(error)]
-    for key, wanted in made_by.items():
-        if footer.get(key, wanted) != wanted:
-            faults.append(f"{file}: made by {key} {footer[key]}, the gallery by {wanted}; {gallery.remedy(file)}")
-    if rows != part.rows:
-        faults.append(f"{file}: {rows} rows, {part.rows} expected; {gallery.remedy(file)}")
-    if bad:
-        faults.append(f"{file}: {bad} rows have a block whose length is not 1; {gallery.remedy(file)}")
-    return faults
-
-
-def _gallery_faults(gallery: Gallery, broken: set[Path]) -> list[str]:
-    """Faults between files: ids used twice, the count of rejected photos, an index of another table."""
-    faults = []
-    manifest, current = gallery.manifest, gallery.manifest.current
-    if not broken.intersection(gallery.part_paths):
-        counts = pc.value_counts(gallery.columns(["id"])["id"])
-        if twice := counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist():
-            table_path = gallery.path / TABLE
-            faults.append(f"{table_path}: {len(twice)} ids occur twice, as {twice[0]!r}; {gallery.remedy(table_path)}")
-    rejected = next((gallery.path / name for name in manifest.files if name.startswith("rejected")), None)
-    if rejected is not None and rejected not in broken:
-        rows = pq.read_metadata(rejected).num_rows
-        if rows != manifest.rejected:
-            faults.append(f"{rejected}: {rows} rows, {manifest.rejected} expected; {gallery.remedy(rejected)}")
-    if current is not None and current.table_fingerprint != manifest.table_fingerprint:
-        folder = gallery.path / current.name
-        faults.append(
-            f"{folder}: indexes table {current.table_fingerprint[:12]}, but the gallery holds"
-            f" {manifest.table_fingerprint[:12]}; {gallery.remedy(folder / VECTORS)}"
-        )
-    return faults
-
-
-def with_generation(manifest: Manifest, generation: Generation) -> Manifest:
-    """The manifest whose only index is this one."""
-    return replace(manifest, generations=[generation], generation=generation.name)

@@ -11,6 +11,7 @@ so a query scaled block by block with ``Layout.scale`` turns any inner product i
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ FIXED_COLUMNS = ("id", "path", "width", "height", "content_hash", "norms", "embe
 VECTOR_COLUMNS = ("norms", "embedding")
 PREDICTED = "predicted_"
 ROWS_PER_GROUP = 4096
+ROWS_PER_PART = 8192
+Source = str | os.PathLike[str]  # a part by its path, or held open (``index.held``)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def write_part(path: Path | str, table: pa.Table, metadata: Mapping[str, str]) -
 
 
 @contextmanager
-def _readable(path: Path | str, *, run: str = "fsearch verify") -> Iterator[None]:
+def _readable(path: Source, *, run: str = "fsearch verify") -> Iterator[None]:
     """Turns what Arrow raises for a broken file into one line that names it."""
     try:
         yield
@@ -190,20 +193,20 @@ def _readable(path: Path | str, *, run: str = "fsearch verify") -> Iterator[None
         raise DamagedError(f"{path}: damaged ({first}); run `{run}` on its gallery to see what to rebuild") from error
 
 
-def read_metadata(path: Path | str) -> dict[str, str]:
+def read_metadata(path: Source) -> dict[str, str]:
     """What ``write_part`` put into the footer. DamagedError for a file that is missing or no Parquet."""
     with _readable(path):
         footer = pq.read_metadata(path).metadata or {}
         return {key.decode(): value.decode() for key, value in footer.items() if key != b"ARROW:schema"}
 
 
-def column_names(path: Path | str) -> list[str]:
+def column_names(path: Source) -> list[str]:
     """The columns of one part."""
     with _readable(path):
         return list(pq.read_schema(path).names)
 
 
-def read_columns(paths: Sequence[Path | str], names: Sequence[str]) -> pa.Table:
+def read_columns(paths: Sequence[Source], names: Sequence[str]) -> pa.Table:
     """These columns of all parts, in order; nothing else is read. DamagedError names the broken file."""
     tables = []
     for path in paths:
@@ -214,14 +217,14 @@ def read_columns(paths: Sequence[Path | str], names: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def batches(path: Path | str, names: Sequence[str], rows_per_batch: int = ROWS_PER_GROUP) -> Iterator[pa.RecordBatch]:
+def batches(path: Source, names: Sequence[str], rows_per_batch: int = ROWS_PER_GROUP) -> Iterator[pa.RecordBatch]:
     """These columns of one part, a batch at a time. DamagedError names the file if it is broken."""
     # pre-buffering would read the whole part ahead
     with _readable(path), pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
         yield from file.iter_batches(batch_size=rows_per_batch, columns=list(names))
 
 
-def embeddings(paths: Sequence[Path | str], rows_per_batch: int = ROWS_PER_GROUP) -> Iterator[npt.NDArray[np.float16]]:
+def embeddings(paths: Sequence[Source], rows_per_batch: int = ROWS_PER_GROUP) -> Iterator[npt.NDArray[np.float16]]:
     """The embeddings of all parts in order, float16 (n, dim) at a time, in memory bounded by the batch."""
     for path in paths:
         for batch in batches(path, ["embedding"], rows_per_batch):
@@ -230,7 +233,7 @@ def embeddings(paths: Sequence[Path | str], rows_per_batch: int = ROWS_PER_GROUP
             yield values
 
 
-def take(paths: Sequence[Path | str], name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def take(paths: Sequence[Source], name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Rows (counted over all parts, any order) of a vector column, (n, width); reads only their row groups."""
     out: npt.NDArray[Any] | None = None
     start = found = 0
@@ -251,7 +254,7 @@ def take(paths: Sequence[Path | str], name: str, rows: npt.NDArray[np.int64]) ->
     return out
 
 
-def rows(path: Path | str) -> int:
+def rows(path: Source) -> int:
     """The rows of one part, from its footer alone. DamagedError for a file that is missing or no Parquet."""
     with _readable(path):
         return int(pq.read_metadata(path).num_rows)

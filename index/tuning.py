@@ -9,6 +9,7 @@ from them, the more of it must be read. Recall is tie-aware, and each level has 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -58,13 +59,21 @@ class Setting:
     exact: bool = False
 
     def recall_at(self, k: int, level: int = 0) -> float:
-        """Measured at the smallest k that is no smaller than this one (at the largest, beyond it)."""
+        """Measured at ``measured_k``; 1 for exact search."""
         if self.exact:
             return 1.0
         while level and f"level {level}" not in self.by_kind:  # no weights of these blocks are so far
             level -= 1
         recalls = self.by_kind[f"level {level}"] if level else self.recall
-        return recalls[min((each for each in recalls if each >= k), default=max(recalls))]
+        return recalls[measured_k(recalls, k)]
+
+
+def measured_k(ks: Iterable[int], k: int) -> int:
+    """The k whose curve holds for this one: the smallest that is no less than 4/5 of it, at most the largest.
+
+    So 11, ten hits and the row that asks, goes by 10.
+    """
+    return min((each for each in ks if 5 * each >= 4 * k), default=max(ks))
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,8 @@ class Tuning:
     def choose(self, recall: float, k: int, level: int = 0) -> Setting:
         """The setting of least work that reaches this recall@k at this level.
 
-        Where none does: the one that comes nearest at level 0, exact search at the others. Beyond the largest k
-        measured, effort and depth grow in proportion.
+        Where none does: the one that comes nearest at level 0, exact search at others. Beyond the k measured, effort
+        and depth grow in proportion.
         """
         wanted = recall + MARGIN * (1 - recall) if level else recall
         reaching = [each for each in self.curve if each.recall_at(k, level) >= wanted]
@@ -104,8 +113,9 @@ class Tuning:
             return Setting(1, k, exact=True)
         else:
             best = max(self.curve, key=lambda each: (each.recall_at(k), -each.bytes_read))
-        grow = max(1.0, k / max(best.recall))
-        return replace(best, nprobe=round(best.nprobe * grow), rerank=round(best.rerank * grow))
+        at = measured_k(best.recall, k)  # where fewer candidates than k were to be scored, k of them were
+        grow = max(1.0, k / at)
+        return replace(best, nprobe=math.ceil(best.nprobe * grow), rerank=math.ceil(max(best.rerank, at) * grow))
 
     def depth_for(self, nprobe: int, k: int) -> int:
         """How many candidates to rerank when only nprobe was asked for.

@@ -54,17 +54,23 @@ def size(rows: int, dim: int) -> int:
     return len(header(rows, dim)) + rows * dim * 2
 
 
-def mapped(path: Path, rows: int, dim: int) -> Float16:
+def before(path: str | os.PathLike[str], rows: int, dim: int) -> bytes:
+    """What the file holds before the vectors."""
+    with open(path, "rb") as file:
+        return file.read(os.path.getsize(path) - rows * dim * 2)
+
+
+def mapped(path: str | os.PathLike[str], rows: int, dim: int) -> Float16:
     """The vectors (rows, dim), mapped read-only; of a file with or without a header."""
     start = os.path.getsize(path) - rows * dim * 2
-    return np.asarray(np.memmap(path, np.float16, "r", offset=start, shape=(rows, dim)))
+    return np.asarray(np.memmap(os.fspath(path), np.float16, "r", offset=start, shape=(rows, dim)))
 
 
-def scorer(path: Path, rows: int, dim: int) -> Any | None:
+def scorer(path: str | os.PathLike[str], rows: int, dim: int) -> Any | None:
     """The vectors as a mapped FAISS index by inner product; None for a file without a header."""
     if os.path.getsize(path) == rows * dim * 2:
         return None
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def streamed(path: Path, rows: int, dim: int) -> Iterator[Float16]:

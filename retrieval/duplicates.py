@@ -79,7 +79,8 @@ def find(
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold}: above 0 and at most 1, for example {THRESHOLD}")
     gallery, weights = engine.gallery, engine.weights(weight or {})
-    found = duplicates.pairs(gallery, engine.index, weights, threshold, recall=recall, progress=progress)
+    live = gallery.live() if gallery.manifest.removed else None
+    found = duplicates.pairs(gallery, engine.index, weights, threshold, rows=live, recall=recall, progress=progress)
     member = np.unique(np.concatenate([found.first, found.second]))
     lowest = duplicates.groups(gallery.manifest.rows, found.first, found.second)
     ids = gallery.columns(["id"])["id"]

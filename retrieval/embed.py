@@ -31,12 +31,12 @@ import torch
 from tqdm import tqdm
 
 from index import table
-from index.build import build_generation
+from index.build import build_generation, kept_kind
 from index.errors import DamagedError, GalleryError, InputError, MismatchError, PhotoError
 from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, only_writer, remove, sha256_file
-from index.gallery import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, Gallery, Manifest, remove_leftovers
+from index.gallery import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
 from index.recipe import choose
-from index.table import Layout, Part
+from index.table import ROWS_PER_PART, Layout, Part
 from retrieval import photos
 from retrieval.config import fingerprint
 from retrieval.datasets.readers import PhotoSource
@@ -47,7 +47,6 @@ from retrieval.models.encode import BATCH, encode
 from retrieval.models.memory import to_bytes
 from retrieval.models.network import block_dims
 
-ROWS_PER_PART = 8192
 AHEAD = 2 * (os.cpu_count() or 1)  # batches under way
 
 T = TypeVar("T")
@@ -242,9 +241,9 @@ def build_gallery(
 
     model: a checkpoint or a shipped model's name (default: the shipped one); kind: "auto", "exact" or "ivfpq".
     Interrupted, the same call goes on at the first part that is missing. A gallery that already holds these photos, by
-    this model, is left as it is; what is damaged in it is made anew. One of other photos or another model is a
-    MismatchError, unless ``replace``: then the new one is built beside it and takes its place in one step, so readers
-    see the old one or the new one.
+    this model, is left as it is; what is damaged in it is made anew. One of other photos or another model, or one that
+    was added to or removed from since, is a MismatchError, unless ``replace``: then the new one is built beside it and
+    takes its place in one step, so readers see the old one or the new one.
 
     Raises InputError when no photo can be read, ModelError, GalleryError.
     """
@@ -279,7 +278,7 @@ def _build(
         broken = [f for f, facts in old.named_files().items() if not f.is_file() or sha256_file(f) != facts["sha256"]]
         if all(file.parent.name.startswith("gen-") for file in broken):
             return _as_it_is(old, kind, bool(broken), progress)
-    first = 1 + max((int(part.name[5:-8]) for part in old.manifest.parts), default=-1) if old else 0
+    first = old.manifest.next_part if old else 0
     _plan(path, identity | {"rows_per_part": str(rows_per_part)}, old is None, replace)
     remove_leftovers(path)
     for unnamed in path.glob("gen-*") if old is None else ():  # killed just before its first commit
@@ -339,7 +338,7 @@ def reindex(gallery: str | Path, kind: str = "auto", seed: int = 0, progress: bo
 def _reindex(path: Path, kind: str, seed: int, progress: bool) -> Gallery:
     manifest = Gallery.read_manifest(path)  # the broken index itself must not stand in the way
     if kind == "auto" and manifest.current is not None:
-        kind = manifest.current.recipe["kind"]
+        kind = kept_kind(manifest)
     build_generation(Gallery(path, manifest), kind, seed, progress)
     return Gallery.open(path)
 
@@ -360,6 +359,12 @@ def _existing(path: Path, replace: bool) -> Gallery | None:
 
 def _refuse_another(old: Gallery, identity: dict[str, str]) -> None:
     manifest = old.manifest
+    if manifest.changes != Changes():
+        raise MismatchError(
+            f"{old.path} was changed since it was built ({manifest.changes.added:,} photos added, "
+            f"{manifest.changes.removed:,} removed): "
+            "go on with `fsearch add` and `fsearch remove`, or build it anew, without these, by --replace"
+        )
     for what, has, wanted in (
         ("was made by model", manifest.model["fingerprint"], identity["model"]),
         (f"is of {manifest.source['path']}, with photos", manifest.source["fingerprint"], identity["source"]),
@@ -403,12 +408,7 @@ def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> Non
 
 def _tidy(path: Path, gallery: Gallery | None) -> None:
     """Remove what the gallery (None: nothing) does not name: parts and files that were replaced or never committed."""
-    named = set(gallery.named_files()) if gallery else set()
-    for stem in ("table/part-*.parquet", "model*.safetensors", "memory*.safetensors", "rejected*.parquet"):
-        for file in path.glob(stem):
-            if file not in named:
-                remove(file)
-    remove(path / PLAN)
+    tidy(path, gallery.manifest if gallery else None)
     for folder in (path / "table", path):
         if gallery is None and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -419,14 +419,18 @@ def _beside(path: Path, model: Model, rejected: Sequence[Rejected], suffix: str)
 
     The whole model lies in the gallery, so that it answers photos wherever it is copied to, whatever fsearch ships.
     """
-    columns = {key: [getattr(r, key) for r in rejected] for key in ("id", "path", "reason")}
-    table_of = pa.table({key: pa.array(values, pa.string()) for key, values in columns.items()})
     names = [f"{role.rsplit('.', 1)[0]}{suffix}.{role.rsplit('.', 1)[1]}" for role in (MODEL, MEMORY, REJECTED)]
     atomic_write(path / names[0], model.path.read_bytes())
     atomic_write(path / names[1], to_bytes(model.memory, model.fingerprint))
-    with atomic_path(path / names[2]) as temporary:
-        pq.write_table(table_of, temporary)
+    write_rejected(path / names[2], rejected)
     return {name: file_facts(path / name) for name in names}
+
+
+def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+    """rejected.parquet: id, path, reason."""
+    columns = {key: [getattr(r, key) for r in rejected] for key in ("id", "path", "reason")}
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({key: pa.array(values, pa.string()) for key, values in columns.items()}), temporary)
 
 
 def rejected_path(gallery: Gallery) -> Path:

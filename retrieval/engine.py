@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from index.build import open_index
 from index.errors import InputError, MismatchError
-from index.exact import ExactIndex
 from index.filters import Columns
-from index.gallery import MEMORY, MODEL, Gallery
+from index.gallery import MEMORY, MODEL, Changes, Gallery
+from index.live import exact_of
 from index.ranges import Found
 from index.table import PREDICTED
 from retrieval import query as q
@@ -47,12 +47,12 @@ class Engine:
         manifest = gallery.manifest
         self.layout = manifest.layout
         self.names = Names(manifest.attributes, manifest.aliases)
-        self.memory = memory.read(gallery.file(MEMORY))
+        self.memory = memory.read(gallery.where(MEMORY))
         self.index = open_index(gallery)
         self._columns = Columns(gallery)
         self.edited = float(manifest.aliases.get("edited", 1.0))
         self.keep = float(manifest.aliases.get("keep", 1.0))
-        self._model_path = Path(model) if model is not None else gallery.file(MODEL)
+        self._model_path = Path(model) if model is not None else None
 
     @classmethod
     def open(cls, path: str | Path, model: str | Path | None = None) -> Engine:
@@ -67,7 +67,8 @@ class Engine:
         """The gallery's network; MismatchError when ``model`` is not the one that made the gallery."""
         from retrieval.models import checkpoint
 
-        model = checkpoint.read(self._model_path)
+        # at the first photo: a writer may have removed the copy inside since, but it is held open
+        model = checkpoint.read(self._model_path or self.gallery.where(MODEL))
         wanted = self.gallery.manifest.model["fingerprint"]
         if model.fingerprint != wanted:
             raise MismatchError(
@@ -119,13 +120,14 @@ class Engine:
             found = self.search(prepared, topk, recall, offset=offset)
             for i, (rows, scores) in enumerate(found):
                 hits = self._join(rows, ranking.shown(scores, prepared, i), offset)
-                promised = self.promised(offset + (topk or max(len(rows), 1)), recall)
+                asked = prepared.vectors[i : i + 1]
+                promised = self.index.expected_recall(recall, offset + (topk or max(len(rows), 1)), asked)
                 edits, weights = prepared.edits[i], prepared.weights[i]
                 results.append(Result(hits, edits, weights, promised, prepared.reference[i]))
         return results
 
     def promised(self, topk: int, recall: float | None = None) -> float:
-        """The measured recall@topk of the setting that such a query uses."""
+        """The measured recall@topk of the setting that a query at the default weights uses."""
         return self.index.expected_recall(recall, topk)
 
     def search(
@@ -161,13 +163,13 @@ class Engine:
         return [rows for rows, _ in self.search(self.prepare(requests), topk, recall, exact)]
 
     @cached_property
-    def _exact(self) -> ExactIndex:
-        return ExactIndex(self.index.vectors)
+    def _exact(self) -> Any:
+        return exact_of(self.index)
 
     def prepare(self, requests: Sequence[Request]) -> Prepared:
         """Resolve names, fetch or embed the references, add the edits, weigh the blocks, resolve the filters."""
         if sum((request.like is not None) + len(request.exclude) for request in requests) > FEW:
-            self._row_of  # noqa: B018 - made at once for all of them
+            self.gallery.row_by_id  # noqa: B018 - made at once for all of them
         units = np.zeros((len(requests), self.layout.dim), np.float32)
         norms = np.zeros((len(requests), len(self.layout.blocks)), np.float32)
         reference: list[dict[str, str | None]] = [{} for _ in requests]
@@ -260,13 +262,8 @@ class Engine:
             return None
         return q.column_meant(self.gallery, self._columns, self.names, request.one_per, "--one-per")[0]
 
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        """id -> row, made at the first batch by id; a few ids are found without it."""
-        return {key: row for row, key in enumerate(self.gallery.columns(["id"])["id"].to_pylist())}
-
     def _row(self, key: str) -> int:
-        row = self.__dict__.get("_row_of", {}).get(key)
+        row = self.gallery.__dict__.get("row_by_id", {}).get(key)  # a few ids are found without it
         return self.gallery.row_of(key) if row is None else row  # row_of offers the nearest ids
 
     @cached_property
@@ -315,9 +312,10 @@ class Engine:
         recipe, files = (manifest.current.recipe, manifest.current.files) if manifest.current else ({}, {})
         return {
             "gallery": str(self.gallery.path),
-            "photos": manifest.rows,
+            "photos": manifest.photos,
             "rejected": manifest.rejected,
             "source": manifest.source["path"],
+            **self._changes(),
             "model": f"{manifest.model['name']} {manifest.model['fingerprint']}",
             "config": manifest.config_fingerprint,
             "made by": manifest.created_by,
@@ -332,11 +330,26 @@ class Engine:
             },
             "index": {key: value for key, value in recipe.items() if value}
             | {"recall@10": round(self.promised(10), 4)}
+            | self._behind()
             | {
                 name: f"{facts['bytes']:,} bytes"
                 for name, facts in (manifest.current.files if manifest.current else {}).items()
             },
         }
+
+    def _changes(self) -> dict[str, Any]:
+        """What was added and removed since the gallery was built, and what to run where its index suffers from it."""
+        changes, advice = self.gallery.manifest.changes, self.gallery.advice()
+        said = {"changes": f"{changes.added:,} added, {changes.removed:,} removed"} if changes != Changes() else {}
+        return said | ({"advice": "; ".join(advice)} if advice else {})
+
+    def _behind(self) -> dict[str, Any]:
+        """Rows that the index does not hold or that are removed from it, and how well it finds those added to it."""
+        manifest = self.gallery.manifest
+        drift = manifest.current.drift if manifest.current else None
+        facts = {"rows behind it": manifest.rows - manifest.indexed, "removed rows": manifest.removed}
+        measured = {f"recall@{drift.k} of added": drift.recall} if drift is not None else {}
+        return {name: count for name, count in facts.items() if count} | measured
 
     def photo_path(self, hit_path: str | None) -> Path | None:
         """Where a row's photo lies, if the folder that was indexed is still there."""

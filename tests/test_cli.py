@@ -18,7 +18,8 @@ from cli import main
 from index.gallery import Gallery
 from retrieval.models import checkpoint
 
-COMMANDS = ("build-index", "query", "bench", "duplicates", "info", "verify", "train", "generate")
+COMMANDS = ("build-index", "add", "remove", "compact", "query", "bench", "duplicates", "info", "verify", "train")
+COMMANDS += ("generate",)
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
@@ -84,7 +85,8 @@ def test_the_examples_run_one_after_another(
     shutil.copy(garment_photos / "photos" / "s00001-0.jpg", "img.jpg")
     Path("queries.csv").write_text("id,set\ns00001-0,color=gray\n", encoding="utf-8")
     monkeypatch.setenv("FSEARCH_GALLERY", "shop.gallery")
-    for name in ("build-index", "query", "bench", "duplicates", "info", "verify"):
+    shutil.copytree(garment_photos / "photos", "new-photos")
+    for name in ("build-index", "add", "remove", "compact", "query", "bench", "duplicates", "info", "verify"):
         for words in examples(name):
             more = ["--model", str(tiny_model)] if name == "build-index" else []
             words = [word.replace("gender=Women", "domain=shop") for word in words]
@@ -205,7 +207,7 @@ def test_verify(shop: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(shop, tmp_path / "copy"))
     assert run("verify", "-g", copy).stdout == f"{copy} is sound\n"
     (copy / "gen-000009").mkdir()
-    assert "left by an interrupted build" in run("verify", "-g", copy).stdout
+    assert "left by an interrupted build or change" in run("verify", "-g", copy).stdout
     part = copy / "table" / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[::-1])
     result = run("verify", "-g", copy)
@@ -318,6 +320,9 @@ def test_a_bench_without_labels(garment_photos: Path, tiny_model: Path, tmp_path
         (["build-index", "photos", "--recipe", "hnsw"], "'hnsw' is not one of"),
         (["bench", "--save", "bench.png"], "ends in .html"),
         (["serch"], "No such command"),
+        (["add"], "Missing argument 'PHOTOS'"),
+        (["remove"], "give IDs, or --ids FILE"),
+        (["remove", "a", "--ids", "ids.txt"], "give IDs, or --ids FILE"),
     ],
 )
 def test_wrong_usage(words: list[str], said: str) -> None:

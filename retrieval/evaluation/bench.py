@@ -122,14 +122,14 @@ def run(
     labelled = Labelled.of(engine.gallery)
     manifest = engine.gallery.manifest
     ks = sorted({topk, 10, 30})
-    every = np.arange(manifest.rows)
+    every = engine.gallery.live()  # codes and columns hold removed rows too, which are never looked at
     styles = _column(engine.gallery, style, STYLES)
     variants = _column(engine.gallery, variant, VARIANTS)
     asked = every
     if holdout is not None:
-        blank: list[str | None] = [None] * len(every)
+        blank: list[str | None] = [None] * manifest.rows
         groups = [product or look for product, look in zip(variants or blank, styles or blank, strict=True)]
-        asked = every[held_out(groups, labelled.ids, holdout)]
+        asked = every[held_out(groups, labelled.ids, holdout)[every]]
     sizes = [len(values) for values in labelled.values]
     edits = protocols.edit_queries(labelled.codes, asked, every, sizes, queries, seed)
     jobs = _Jobs(engine, max(ks) + 1, recall, progress)
@@ -164,7 +164,7 @@ def run(
         for method in ("image only", "image only, exact") if likes else ():
             rows = jobs.run(method, likes, "same style")
             report["same_style"][method] = protocols.score_styles(styles, reference, rows, ks, seed)
-    color = _color(engine.gallery, labelled, variants)
+    color = _color(every, labelled, variants)
     if variants is not None and color is not None:
         at = labelled.attributes.index(color)
         asking = protocols.variant_queries(variants, labelled.codes[:, at], asked, every, queries, seed)
@@ -177,7 +177,7 @@ def run(
             f"{engine.gallery.path}: nothing to judge: no edit has an answer, no style two photos; add labelled photos"
         )
     facts = {
-        "gallery": manifest.rows,
+        "gallery": len(every),
         "photos_asked": len(asked),
         "holdout": holdout,
         "k": ks,
@@ -231,12 +231,12 @@ def _column(gallery: Gallery, name: str | None, usual: Sequence[str]) -> list[st
     return None if name is None else gallery.columns([name])[name].to_pylist()
 
 
-def _color(gallery: Gallery, labelled: Labelled, variants: Sequence[str | None] | None) -> str | None:
+def _color(every: Rows, labelled: Labelled, variants: Sequence[str | None] | None) -> str | None:
     """The attribute in which photos of one variant group differ most often: what a variant is asked by."""
     if variants is None:
         return None
     group = protocols.group_codes(variants)
-    rows = np.argsort(group, kind="stable")
+    rows = every[np.argsort(group[every], kind="stable")]
     rows = rows[group[rows] >= 0]
     pair = group[rows[1:]] == group[rows[:-1]]
     a, b = labelled.codes[rows[1:][pair]], labelled.codes[rows[:-1][pair]]

@@ -26,7 +26,7 @@ def save_result(path: Path, engine: Engine, result: Result, reference: Path | st
     first = result.hits[0].rank if result.hits else 1
     row = Row(words, query, _tiles(engine, result), edited=edited, first=first)
     facts = {
-        "gallery": f"{engine.gallery.path.name}, {engine.gallery.manifest.rows:,} photos",
+        "gallery": f"{engine.gallery.path.name}, {engine.gallery.manifest.photos:,} photos",
         "recall": f"{result.recall:.2f}",
         "weights": ", ".join(f"{name} {weight:g}" for name, weight in result.weights.items()),
     }

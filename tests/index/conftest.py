@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from index import approximate, tuning
 from index.approximate import ApproximateIndex
+from index.build import build_generation
 from index.exact import as_float32
 from index.files import file_facts
 from index.gallery import Gallery, Manifest
@@ -72,6 +74,11 @@ def make_gallery(path: Path, embedding: np.ndarray, rows_per_part: int = 1000) -
     return Gallery(path, manifest).commit(manifest)
 
 
+def rows_of(ids: list[str], vectors: np.ndarray, **columns: Any) -> pa.Table:
+    """What ``catalogue.add`` takes."""
+    return pa.table({"id": ids, "embedding": fixed_size_list(vectors), **columns})
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """FAISS threads that wait for each other make small work slow."""
@@ -115,3 +122,19 @@ def ivf(structured: np.ndarray) -> ApproximateIndex:
     index = approximate.build(structured, choose(len(structured), LAYOUT.dim, "ivfpq"))
     curve = tuning.measure(ApproximateIndex(index, structured), LAYOUT, {"color": 2.0})
     return ApproximateIndex(index, structured, curve)
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory, structured: np.ndarray) -> Path:
+    """1,500 rows with an exact index; not to be changed."""
+    made = make_gallery(tmp_path_factory.mktemp("start") / "gallery", structured[:1500], 600)
+    build_generation(made)
+    return made.path
+
+
+@pytest.fixture(scope="session")
+def start_ivfpq(tmp_path_factory: pytest.TempPathFactory, structured: np.ndarray) -> Path:
+    """The same with IVF-PQ."""
+    made = make_gallery(tmp_path_factory.mktemp("start") / "gallery", structured[:1500], 600)
+    build_generation(made, "ivfpq")
+    return made.path

@@ -1,0 +1,252 @@
+"""A gallery that changes while it is searched: rows are added, replaced and removed, and now and then compacted.
+
+Rows are only ever appended to the table, and keep their numbers until a compaction. A row that is removed, or whose id
+is added again, stays in the table and is listed in removed-NNNNNN.npy. Rows behind the index, the tail, are searched
+exactly; a tail that has grown is indexed by extending the index. Every step ends with one new gallery.json, so a reader
+sees the catalogue before it or after it. One writer at a time (``index.files.only_writer``).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from index import table
+from index.build import build_generation, extend_generation, kept_kind
+from index.errors import GalleryError, InputError
+from index.faults import not_unit
+from index.files import atomic_write, file_facts, only_writer
+from index.gallery import TABLE, Gallery, remove_leftovers, tidy
+from index.hits import Rows
+from index.manifest import REMOVED, Changes, Manifest
+from index.table import ROWS_PER_PART, Part
+
+TAIL_ROWS = 20_000  # searched exactly in a few milliseconds; embedding so many takes longer than indexing them
+
+
+class Change(NamedTuple):
+    """What a step did: the gallery after it, rows added, and rows removed (replaced ones are both)."""
+
+    gallery: Gallery
+    added: int = 0
+    removed: int = 0
+
+
+def add(path: str | Path, rows: pa.Table, *, tail_rows: int = TAIL_ROWS, progress: bool = False) -> Change:
+    """Append rows to a gallery's table; they are found at once. A row whose id is there already replaces that one.
+
+    rows: columns ``id`` (unique, none blank) and ``embedding`` (fixed-size lists of the gallery's dimensions, blocks of
+    length 1), and any others of the gallery's table; ``norms`` are 1 and the rest null where they are not given.
+    tail_rows: the tail is indexed when it is longer. InputError for rows that do not fit; nothing is changed then.
+    """
+    path = Path(path)
+    Gallery.read_manifest(path)  # what is no gallery is said before it is held
+    with only_writer(path):
+        gallery = Gallery.open(path)
+        fitted = _fitted(gallery, rows)
+        footer = {"model": gallery.manifest.model["fingerprint"], "config": gallery.manifest.config_fingerprint}
+        parts: list[Part] = []
+        for start in range(0, len(fitted), ROWS_PER_PART):
+            file = path / TABLE / _part_name(gallery.manifest.next_part + len(parts))
+            parts.append(table.write_part(file, fitted.slice(start, ROWS_PER_PART), footer))
+        return append(gallery, parts, tail_rows=tail_rows, progress=progress)
+
+
+def append(
+    gallery: Gallery,
+    parts: Sequence[Part],
+    *,
+    files: dict[str, Any] | None = None,
+    rejected: int | None = None,
+    last: str = "",
+    tail_rows: int = TAIL_ROWS,
+    progress: bool = False,
+) -> Change:
+    """Commit parts that lie in the table folder behind those of the gallery. For one who holds ``only_writer``.
+
+    files, rejected: the manifest's new ones, if they change; last: see ``Changes``. InputError for an id used twice.
+    """
+    manifest = gallery.manifest
+    ids = table.read_columns([gallery.path / TABLE / part.name for part in parts], ["id"])["id"] if parts else None
+    if ids is None or not len(ids):
+        return Change(gallery)
+    _refuse_twice(ids)
+    replaced = gallery.rows_among(ids.combine_chunks())
+    changes = Changes(manifest.changes.added + len(ids), manifest.changes.removed + len(replaced), last)
+    generations = [
+        replace(each, parts=len(manifest.parts)) if each.parts is None else each for each in manifest.generations
+    ]
+    grown = replace(
+        manifest,
+        parts=[*manifest.parts, *parts],
+        rows=manifest.rows + sum(part.rows for part in parts),
+        files=manifest.files if files is None else files,
+        rejected=manifest.rejected if rejected is None else rejected,
+        generations=generations,
+        changes=changes,
+    )
+    gallery.commit(_with_removed(gallery, grown, replaced))
+    tidy(gallery.path, Gallery.read_manifest(gallery.path))
+    return Change(index_tail(gallery.path, tail_rows, progress), len(ids), len(replaced))
+
+
+def index_tail(path: Path, tail_rows: int = TAIL_ROWS, progress: bool = False) -> Gallery:
+    """Index the tail if it is longer than ``tail_rows``; the gallery opened. For one who holds ``only_writer``."""
+    gallery = Gallery.open(path)
+    manifest = gallery.manifest
+    if manifest.indexed_parts and manifest.rows - manifest.indexed > tail_rows:
+        extend_generation(gallery, progress)
+        gallery = Gallery.open(path)
+    return gallery
+
+
+def remove(path: str | Path, ids: Iterable[str]) -> Change:
+    """Take rows out of a gallery by their ids; they answer no more. UnknownNameError for an id that is not there.
+
+    Nothing is changed then. The rows stay in the table, unseen, until ``compact``.
+    """
+    path = Path(path)
+    Gallery.read_manifest(path)
+    with only_writer(path):
+        gallery = Gallery.open(path)
+        rows = gallery.rows_of(ids)
+        if not len(rows):
+            return Change(gallery)
+        remove_leftovers(path)
+        manifest = gallery.manifest
+        changes = Changes(manifest.changes.added, manifest.changes.removed + len(rows))
+        gallery.commit(_with_removed(gallery, replace(manifest, changes=changes), rows))
+        remove_leftovers(path)
+        return Change(Gallery.open(path), 0, len(rows))
+
+
+def compact(path: str | Path, kind: str | None = None, seed: int = 0, progress: bool = False) -> Change:
+    """Drop removed rows from the table, train the index anew on what is left, and measure it.
+
+    kind: "auto", "exact" or "ivfpq" (None: that which the gallery has, or auto's choice where auto chose that). Readers
+    go on with what they have open. Takes the disk space of a second gallery while it runs.
+    """
+    path = Path(path)
+    Gallery.read_manifest(path)
+    with only_writer(path):
+        gallery = Gallery.open(path)
+        manifest = gallery.manifest
+        if not manifest.photos:
+            raise GalleryError(f"{path}: every photo was removed, nothing is left to index; add photos first")
+        kind = kept_kind(manifest, manifest.photos) if kind is None else kind
+        remove_leftovers(path)
+        # parts of a few rows, from many small additions, are joined too
+        if manifest.removed or len(manifest.parts) > 2 * -(-manifest.rows // ROWS_PER_PART):
+            parts = _live_parts(gallery, progress)
+            files = {name: facts for name, facts in manifest.files.items() if not name.startswith(REMOVED)}
+            manifest = replace(
+                manifest, parts=parts, rows=sum(part.rows for part in parts), removed=0, files=files, generation=None
+            )
+        build_generation(Gallery(path, manifest), kind, seed, progress)
+        opened = Gallery.open(path)
+        tidy(path, opened.manifest)
+        return Change(opened, 0, gallery.manifest.removed)
+
+
+def _live_parts(gallery: Gallery, progress: bool) -> list[Part]:
+    """The live rows as new parts, full ones, in the order of the table."""
+    manifest = gallery.manifest
+    footer = {"model": manifest.model["fingerprint"], "config": manifest.config_fingerprint}
+    parts: list[Part] = []
+    waiting: list[pa.Table] = []
+    with tqdm(total=manifest.rows, desc="rewrite", unit="row", disable=None if progress else True) as bar:
+        for piece, last in _with_last(_live_rows(gallery, bar)):
+            waiting.append(piece)
+            held = pa.concat_tables(waiting)
+            while len(held) >= ROWS_PER_PART or (last and len(held)):
+                file = gallery.path / TABLE / _part_name(manifest.next_part + len(parts))
+                parts.append(table.write_part(file, held.slice(0, ROWS_PER_PART).combine_chunks(), footer))
+                held = held.slice(ROWS_PER_PART)
+            waiting = [held] if len(held) else []
+    return parts
+
+
+def _live_rows(gallery: Gallery, bar: tqdm) -> Iterator[pa.Table]:
+    start = 0
+    alive = np.ones(gallery.manifest.rows, bool)
+    alive[gallery.removed] = False
+    for path in gallery.part_paths:
+        source = gallery.reading(path)
+        for batch in table.batches(source, table.column_names(source)):
+            keep = alive[start : start + len(batch)]
+            yield pa.Table.from_batches([batch.filter(pa.array(keep))])
+            start += len(batch)
+            bar.update(len(batch))
+
+
+def _with_last(items: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, bool]]:
+    held = next(items)
+    for item in items:
+        yield held, False
+        held = item
+    yield held, True
+
+
+def _with_removed(gallery: Gallery, manifest: Manifest, rows: Rows) -> Manifest:
+    """The manifest with these rows removed too; writes their list under a name that is free."""
+    if not len(rows):
+        return manifest
+    old = manifest.removed_file
+    number = 1 + (int(old.removeprefix(REMOVED).removesuffix(".npy")) if old else 0)
+    name = f"{REMOVED}{number:06d}.npy"
+    removed = np.union1d(gallery.removed, rows)
+    content = io.BytesIO()
+    np.save(content, removed.astype("<i8"))
+    atomic_write(gallery.path / name, content.getvalue())
+    files = {each: facts for each, facts in manifest.files.items() if each != old}
+    return replace(manifest, removed=len(removed), files=files | {name: file_facts(gallery.path / name)})
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def _fitted(gallery: Gallery, rows: pa.Table) -> pa.Table:
+    """The rows with the columns of the gallery's table; InputError where they do not fit."""
+    manifest = gallery.manifest
+    wanted = table.schema(manifest.layout, manifest.labels, list(manifest.attributes))
+    names = set(rows.column_names)
+    if missing := [name for name in ("id", "embedding") if name not in names]:
+        raise InputError(f"rows to add have no column {missing[0]}; they need id and embedding")
+    if unknown := sorted(names - set(wanted.names)):
+        raise InputError(f"no column {unknown[0]!r} in {gallery.path}; {table.nearest(unknown[0], wanted.names)}")
+    ids = rows["id"]
+    if ids.null_count or "" in ids.to_pylist():
+        raise InputError("rows to add hold a blank id; every row needs one")
+    _refuse_twice(ids)
+    if "norms" not in names:
+        ones = np.ones((len(rows), len(manifest.layout.blocks)), np.float32)
+        rows = rows.append_column("norms", table.fixed_size_list(ones))
+    columns = [rows[each.name] if each.name in rows.column_names else pa.nulls(len(rows), each.type) for each in wanted]
+    try:
+        fitted = pa.table(columns, names=wanted.names).cast(wanted).combine_chunks()
+        vectors, norms = (table.to_numpy(_whole(fitted[name])) for name in ("embedding", "norms"))
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"rows to add do not fit {gallery.path} ({str(error).splitlines()[0]})") from error
+    bad = ~np.isfinite(vectors).all(axis=1) | not_unit(manifest.layout, norms, vectors)
+    if bad.any():
+        raise InputError(f"id {ids[int(bad.argmax())].as_py()!r} has a block whose length is not 1; nothing was added")
+    return fitted
+
+
+def _refuse_twice(ids: pa.ChunkedArray) -> None:
+    if len(ids.unique()) < len(ids):
+        twice = next(each for each in ids.value_counts() if each["counts"].as_py() > 1)["values"].as_py()
+        raise InputError(f"id {twice!r} is given twice; ids are unique, nothing was added")
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole

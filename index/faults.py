@@ -1,0 +1,116 @@
+"""What ``verify`` looks at: every file of a gallery, and what files say of each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from index import table
+from index.errors import FsearchError
+from index.files import sha256_file
+from index.manifest import table_fingerprint
+from index.table import Layout, Part
+
+if TYPE_CHECKING:
+    from index.gallery import Gallery
+
+_NORM_TOLERANCE = 0.01  # float16 rounding moves the length of a unit block by 0.0005 at most
+
+
+def wrong_size(path: Path, size: int, facts: dict[str, Any]) -> str:
+    return f"{path}: damaged ({size} bytes, {facts['bytes']} expected)"
+
+
+def size_fault(path: Path, facts: dict[str, Any]) -> str | None:
+    if not path.is_file():
+        return f"{path}: missing"
+    size = path.stat().st_size
+    return None if size == facts["bytes"] else wrong_size(path, size, facts)
+
+
+def not_unit(layout: Layout, norms: npt.NDArray[Any], vectors: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which rows have a block whose length is not 1, or 0 where the norm (n, blocks) says so: bool (n,)."""
+    starts = [block.start for block in layout.blocks]
+    lengths = np.sqrt(np.add.reduceat(vectors.astype(np.float32) ** 2, starts, axis=1))  # (n, blocks)
+    nothing = (norms == 0) & (lengths == 0)  # a photo without any response in a block
+    return (~((np.abs(lengths - 1) < _NORM_TOLERANCE) | nothing)).any(axis=1)
+
+
+def faults(gallery: Gallery) -> list[str]:
+    """Every fault of a gallery, one line each. Reads all of it."""
+    found = []
+    broken = set()
+    for file, facts in gallery.named_files().items():
+        fault = size_fault(file, facts)
+        if fault is None and sha256_file(file) != facts["sha256"]:
+            fault = f"{file}: damaged (its checksum does not match)"
+        if fault:
+            broken.add(file)
+            found.append(f"{fault}; {gallery.remedy(file)}")
+    for file, part in zip(gallery.part_paths, gallery.manifest.parts, strict=True):
+        if file not in broken:
+            found += _part_faults(gallery, file, part)
+    return found + _gallery_faults(gallery, broken)
+
+
+def _part_faults(gallery: Gallery, file: Path, part: Part) -> list[str]:
+    """Row count, fingerprints in the footer, and unit blocks of one sound file."""
+    faults = []
+    manifest = gallery.manifest
+    made_by = {"model": manifest.model.get("fingerprint"), "config": manifest.config_fingerprint}
+    rows = bad = 0
+    try:
+        footer = table.read_metadata(file)
+        for batch in table.batches(file, ["norms", "embedding"]):
+            norms, vectors = (table.to_numpy(column) for column in batch.columns)
+            bad += int(not_unit(manifest.layout, norms, vectors).sum())
+            rows += len(vectors)
+    except (FsearchError, ValueError) as error:
+        return [str(error)]
+    for key, wanted in made_by.items():
+        if footer.get(key, wanted) != wanted:
+            faults.append(f"{file}: made by {key} {footer[key]}, the gallery by {wanted}; {gallery.remedy(file)}")
+    if rows != part.rows:
+        faults.append(f"{file}: {rows} rows, {part.rows} expected; {gallery.remedy(file)}")
+    if bad:
+        faults.append(f"{file}: {bad} rows have a block whose length is not 1; {gallery.remedy(file)}")
+    return faults
+
+
+def _gallery_faults(gallery: Gallery, broken: set[Path]) -> list[str]:
+    """Faults between files: removed rows that are none, ids used twice, rejected photos, an index of another table."""
+    faults = []
+    manifest, current = gallery.manifest, gallery.manifest.current
+    listed = gallery.path / manifest.removed_file if manifest.removed_file else None
+    readable = listed is None or listed not in broken
+    if listed is not None and readable:
+        rows = gallery.removed
+        rising = len(rows) == 0 or bool((rows[1:] > rows[:-1]).all() and rows[0] >= 0 and rows[-1] < manifest.rows)
+        readable = rising and len(rows) == manifest.removed
+        if not readable:
+            faults.append(f"{listed}: does not list {manifest.removed} rows of the table; {gallery.remedy(listed)}")
+    if readable and not broken.intersection(gallery.part_paths):
+        ids = gallery.columns(["id"])["id"]
+        counts = pc.value_counts(ids.take(pa.array(gallery.live())) if manifest.removed else ids)
+        if twice := counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist():
+            folder = gallery.part_paths[0].parent
+            faults.append(f"{folder}: {len(twice)} ids occur twice, as {twice[0]!r}; {gallery.remedy(folder)}")
+    rejected = next((gallery.path / name for name in manifest.files if name.startswith("rejected")), None)
+    if rejected is not None and rejected not in broken:
+        count = pq.read_metadata(rejected).num_rows
+        if count != manifest.rejected:
+            faults.append(f"{rejected}: {count} rows, {manifest.rejected} expected; {gallery.remedy(rejected)}")
+    if current is not None:
+        folder, covered = gallery.path / current.name, table_fingerprint(manifest.parts[: current.parts])
+        if current.table_fingerprint != covered:
+            faults.append(
+                f"{folder}: indexes table {current.table_fingerprint[:12]}, but the gallery holds {covered[:12]};"
+                f" {gallery.remedy(folder / 'index')}"
+            )
+    return faults

@@ -1,0 +1,52 @@
+"""Old galleries load. tests/index/format-1 was written by fsearch when galleries could not be changed; keep it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index import catalogue
+from index.build import build_generation, open_index
+from index.exact import ExactIndex, as_float32
+from index.gallery import Gallery, verify
+from tests.index.conftest import rows_of
+
+FORMAT_1 = Path(__file__).parent / "format-1"
+PINNED = [[0, 6, 4], [1, 6, 3], [2, 3, 4], [3, 2, 1], [4, 2, 0], [5, 6, 1], [6, 1, 5]]  # the three nearest of each row
+
+
+def test_a_gallery_of_format_1_answers() -> None:
+    gallery = Gallery.open(FORMAT_1)
+    assert verify(FORMAT_1) == []
+    assert (gallery.manifest.photos, gallery.manifest.indexed, gallery.manifest.removed) == (7, 7, 0)
+    assert gallery.columns(["id"])["id"].to_pylist() == [f"p{i}" for i in range(7)]
+    index = open_index(gallery)
+    assert isinstance(index, ExactIndex)
+    hits = index.search(as_float32(gallery.vectors(np.arange(7))), 3)
+    assert hits.rows.tolist() == PINNED
+    np.testing.assert_allclose(hits.scores[:, 0], 2, atol=2e-3)
+    # a manifest that says nothing new is written as before, byte for byte
+    assert gallery.manifest.to_bytes() == (FORMAT_1 / "gallery.json").read_bytes()
+
+
+def test_it_can_be_changed_and_is_then_of_format_2(tmp_path: Path) -> None:
+    path = Path(shutil.copytree(FORMAT_1, tmp_path / "gallery"))
+    fresh = Gallery.open(path).vectors(np.array([2]))
+    catalogue.remove(path, ["p2"])
+    assert json.loads((path / "gallery.json").read_bytes())["format"] == 2
+    gallery = catalogue.add(path, rows_of(["p5", "new"], np.repeat(fresh, 2, axis=0))).gallery
+    hits = open_index(gallery).search(as_float32(fresh), 9)
+    assert hits.rows[0, :2].tolist() == [7, 8]
+    assert hits.counts.tolist() == [7]
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize("kind", ["exact", "auto"])
+def test_a_gallery_that_was_only_built_stays_of_format_1(kind: str, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(FORMAT_1, tmp_path / "gallery"))
+    build_generation(Gallery.open(path), kind)
+    assert json.loads((path / "gallery.json").read_bytes())["format"] == 1
