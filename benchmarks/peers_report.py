@@ -1,0 +1,133 @@
+"""Tables and plot of what peers.py measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from benchmarks.processes import MB
+
+BASE = "hnswlib"
+
+
+class Result(NamedTuple):
+    """What an engine does at a target: medians of rounds. ratio: to hnswlib's best setting there, same round."""
+
+    recall: float
+    knobs: dict[str, Any]
+    rate: float
+    ratio: float | None
+    p50_ms: float
+    p99_ms: float
+    over_raw: tuple[float, float] | None  # percent, microseconds a query
+
+
+def result(run: dict[str, Any], name: str, target: float) -> Result | None:
+    """None when no setting measured in the rounds reaches the target."""
+    recalls = {json.dumps(p["knobs"]): p["recall"] for p in run["engines"].get(name, {}).get("points", [])}
+    by_knobs: dict[str, dict[int, Any]] = {}
+    for number, done in enumerate(run.get("rounds", {}).get("done", [])):
+        for each in done.get(name, []):
+            if recalls.get(json.dumps(each["knobs"]), 0) >= target:
+                by_knobs.setdefault(json.dumps(each["knobs"]), {})[number] = each
+    if not by_knobs:
+        return None
+    medians = {knobs: statistics.median(e["rate"] for e in rounds.values()) for knobs, rounds in by_knobs.items()}
+    best = max(medians, key=lambda knobs: medians[knobs])
+    rounds = by_knobs[best]
+    ratio = None
+    if name != BASE and (base := result(run, BASE, target)):
+        theirs = {
+            number: each["rate"]
+            for number, done in enumerate(run["rounds"]["done"])
+            for each in done.get(BASE, [])
+            if each["knobs"] == base.knobs
+        }
+        if both := [each["rate"] / theirs[number] for number, each in rounds.items() if number in theirs]:
+            ratio = statistics.median(both)
+    over = [
+        (e["raw_rate"] / e["rate"] - 1, 1 / e["rate"] - 1 / e["raw_rate"]) for e in rounds.values() if "raw_rate" in e
+    ]
+    middle = sorted(over)[len(over) // 2] if over else None
+    return Result(
+        recalls[best], json.loads(best), medians[best], ratio,
+        *(statistics.median(e[key] for e in rounds.values()) for key in ("p50_ms", "p99_ms")),
+        over_raw=(100 * middle[0], 1e6 * middle[1]) if middle else None,
+    )  # fmt: skip
+
+
+def report(run: dict[str, Any], targets: tuple[float, ...]) -> str:
+    """Two Markdown tables: what an index costs, and what it does at each recall."""
+    n, lines = run["parameters"]["rows"], []
+    lines += [
+        "| engine | build s | build MB | bytes a vector: own memory | mapped | on disk | |",
+        "|---|" + "---:|" * 5 + "---|",
+    ]
+    for name, facts in run["engines"].items():
+        own, mapped = ((facts.get("memory") or {}).get(key) for key in ("anonymous", "mapped"))
+        state = "" if facts["state"] == "finished" else facts["state"]
+        cells = [
+            _cell(facts.get("build_seconds"), 1), _cell(facts.get("build_memory"), 0, MB),
+            _cell(own, 0, n), _cell(mapped, 0, n), _cell(facts.get("disk"), 0, n),
+        ]  # fmt: skip
+        lines.append(f"| {name} | {' | '.join(cells)} | {state} |")
+    heads = [f"{target:.2f}: batch q/s (to {BASE}), p50 / p99 ms" for target in targets]
+    lines += ["", f"| engine | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    layer = []
+    for name, facts in run["engines"].items():
+        cells = []
+        for target in targets:
+            if found := result(run, name, target):
+                ratio = "" if found.ratio is None else f" ({found.ratio:.2f}x)"
+                cells.append(f"{found.rate:,.0f}{ratio}, {found.p50_ms:.2f} / {found.p99_ms:.2f}")
+                if found.over_raw:
+                    layer.append(
+                        f"{name} at {target:.2f}: {found.over_raw[0]:.0f}%, {found.over_raw[1]:.1f} us a query"
+                    )
+            else:
+                best = max((point["recall"] for point in facts.get("points", [])), default=None)
+                stalls = best is not None and best < target
+                cells.append(f"stalls at {best:.3f}" if stalls else "not measured" if best else "-")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if layer:
+        lines += [
+            "",
+            "Above the library's own call in batch (rerank, ids and columns included):",
+            *(f"- {x}" for x in layer),
+        ]
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, digits: int, unit: float = 1) -> str:
+    return "" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def plot(run: dict[str, Any], path: Path, ours: set[str]) -> None:
+    """Recall against batch queries a second, from the sweeps."""
+    try:
+        import matplotlib
+    except ImportError:
+        return click.echo("no plot: pip install matplotlib", err=True)
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 6))
+    for i, (name, facts) in enumerate(run["engines"].items()):
+        best, front = 0.0, []  # points that no other beats in both
+        for point in sorted(facts.get("points", []), key=lambda each: -each["recall"]):
+            if point["rate"] > best:
+                best = point["rate"]
+                front.append((point["recall"], best))
+        if front:
+            style = {"marker": "os^vD*PX"[i % 8], "markersize": 4, "linewidth": 2.5 if name in ours else 1.2}
+            axes.plot(*zip(*front, strict=True), label=name, **style)
+    told = run["parameters"]
+    axes.set(yscale="log", xlabel=f"recall@{told['k']}", ylabel="queries a second in batch", xlim=(0.7, 1.005))
+    axes.set_title(f"{told['rows']:,} x {told['dim']}, {told['threads']} threads")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
