@@ -161,8 +161,8 @@ def scann_open(folder: Path, table: Vectors, **_: Any) -> Opened:
     def search(queries: Float32, k: int, threads: int, reorder: int, leaves: int) -> Rows:
         index.set_num_threads(threads)
         size = max(1, min(256, math.ceil(len(queries) / threads)))  # so that every thread has a batch
-        found = index.search_batched_parallel(queries, k, max(reorder, k), leaves, batch_size=size)[0]
-        return found.astype(np.int64)
+        found, distances = index.search_batched_parallel(queries, k, max(reorder, k), leaves, batch_size=size)
+        return np.where(np.isnan(distances), -1, found.astype(np.int64))  # where leaves hold too few
 
     def alone(query: Float32, k: int, reorder: int, leaves: int) -> Any:
         return index.search(query, k, max(reorder, k), leaves)

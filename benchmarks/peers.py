@@ -37,6 +37,7 @@ from index.table import Layout
 
 TARGETS = (0.90, 0.95, 0.99)
 REPEATS = 5  # of a batch, of which the fastest counts
+ROUGHLY = 3  # in the sweep, which only chooses what to measure
 SECONDS = 2.0  # a batch that would take longer is timed on fewer queries
 ALONE = 300
 SATURATED = 0.0005  # two steps of a knob that gain less end its sweep
@@ -80,17 +81,16 @@ def read_data(folder: Path, rows: int, dim: int) -> Data:
 
 def scored(data: Data, rows: Rows) -> Hits:
     """A peer's rows (q, k) with exact scores; a row returned twice counts once."""
-    q, k = rows.shape
-    scores = np.empty((q, k), np.float32)
-    for start in range(0, q, 256):
+    rows = np.sort(rows, axis=1)
+    rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
+    scores = np.empty(rows.shape, np.float32)
+    for start in range(0, len(rows), 256):
         part = slice(start, start + 256)
         found = as_float32(data.table[np.maximum(rows[part], 0)])
         scores[part] = (found @ data.queries[part, :, None])[:, :, 0]
     keys = rank_keys(scores, np.maximum(rows, 0))
     keys[rows < 0] = 0
-    keys.sort(axis=1)
-    keys[:, 1:][keys[:, 1:] == keys[:, :-1]] = 0
-    return Hits.from_keys(keys, k)
+    return Hits.from_keys(keys, rows.shape[1])
 
 
 # in a process of its own
@@ -120,7 +120,7 @@ def sweep(engine: Engine, data: Data, folder: Path, threads: int, k: int, log: P
                 processes.record(log, "memory", anonymous=held, mapped=opened.mapped)
                 first = False
             reached = recall(scored(data, rows), data.truth, k)
-            rate = batch_rate(opened.search, data.queries, k, threads, setting)
+            rate = batch_rate(opened.search, data.queries, k, threads, setting, ROUGHLY)
             processes.record(log, "point", knobs=setting, recall=reached, rate=rate)
             gains.append(reached - last)
             last = reached
@@ -139,12 +139,14 @@ def measure(engine: Engine, data: Data, folder: Path, threads: int, k: int, log:
         processes.record(log, "measured", knobs=setting, **facts)
 
 
-def batch_rate(search: Any, queries: Float32, k: int, threads: int, setting: dict[str, Any]) -> float:
-    """Queries a second asked together: the best of five, after a warm-up that says how many can be asked."""
+def batch_rate(
+    search: Any, queries: Float32, k: int, threads: int, setting: dict[str, Any], repeats: int = REPEATS
+) -> float:
+    """Queries a second asked together: the best of some rounds, after a warm-up that says how many can be asked."""
     few = queries[:100]
     guess = processes.best_seconds(lambda: search(few, k, threads, **setting), 1) / len(few)
     asked = queries[: max(100, int(SECONDS / guess))]
-    return len(asked) / processes.best_seconds(lambda: search(asked, k, threads, **setting), REPEATS)
+    return len(asked) / processes.best_seconds(lambda: search(asked, k, threads, **setting), repeats)
 
 
 def alone(opened: Opened, queries: Float32, k: int, setting: dict[str, Any]) -> dict[str, float]:
@@ -207,7 +209,6 @@ class Bench:
             return click.echo(f"{name}: {found['state']} before")
         facts: dict[str, Any] = {"fingerprint": engine.fingerprint(), "what": describe(engine), "timeout": self.timeout}
         self.run["engines"][name] = facts
-        self.run.pop("rounds", None)
         remove(folder)
         folder.mkdir(parents=True)
         for stage in ("prepare", "build", "sweep"):
@@ -234,11 +235,16 @@ class Bench:
         click.echo(f"{name}: {facts['state']}, recall up to {best:.3f}")
 
     def rounds(self, names: list[str], count: int) -> None:
-        """The chosen settings of these engines, all in turn, ``count`` times; goes on where it was stopped."""
+        """The chosen settings of these engines, all in turn, ``count`` times; goes on where it was stopped.
+
+        A session is rounds of the same engines: another choice of engines, or one built anew, begins another.
+        """
+        finger = {name: self.run["engines"][name]["fingerprint"] for name in names}
         chosen = {name: candidates(self.run["engines"][name]["points"]) for name in names}
-        rounds = self.run.get("rounds", {})
-        if rounds.get("chosen") != chosen:
-            rounds = self.run["rounds"] = {"chosen": chosen, "done": []}
+        sessions = self.run.setdefault("sessions", [])
+        if not sessions or (sessions[-1]["made"], sessions[-1]["chosen"]) != (finger, chosen):
+            sessions.append({"made": finger, "chosen": chosen, "done": []})
+        rounds = sessions[-1]
         for number in range(count):
             if number == len(rounds["done"]):
                 rounds["done"].append({})

@@ -26,11 +26,17 @@ class Result(NamedTuple):
     over_raw: tuple[float, float] | None  # percent, microseconds a query
 
 
-def result(run: dict[str, Any], name: str, target: float) -> Result | None:
-    """None when no setting measured in the rounds reaches the target."""
-    recalls = {json.dumps(p["knobs"]): p["recall"] for p in run["engines"].get(name, {}).get("points", [])}
+def result(run: dict[str, Any], name: str, target: float, session: dict[str, Any] | None = None) -> Result | None:
+    """From the last session of rounds with this engine as it is; None when no setting measured reaches the target."""
+    facts = run["engines"].get(name, {})
+    having = [each for each in run.get("sessions", []) if each["made"].get(name, "") == facts.get("fingerprint")]
+    if session is None and having:
+        session = having[-1]
+    if session is None:
+        return None
+    recalls = {json.dumps(point["knobs"]): point["recall"] for point in facts.get("points", [])}
     by_knobs: dict[str, dict[int, Any]] = {}
-    for number, done in enumerate(run.get("rounds", {}).get("done", [])):
+    for number, done in enumerate(session["done"]):
         for each in done.get(name, []):
             if recalls.get(json.dumps(each["knobs"]), 0) >= target:
                 by_knobs.setdefault(json.dumps(each["knobs"]), {})[number] = each
@@ -40,18 +46,17 @@ def result(run: dict[str, Any], name: str, target: float) -> Result | None:
     best = max(medians, key=lambda knobs: medians[knobs])
     rounds = by_knobs[best]
     ratio = None
-    if name != BASE and (base := result(run, BASE, target)):
+    if name != BASE and (base := result(run, BASE, target, session)):
         theirs = {
             number: each["rate"]
-            for number, done in enumerate(run["rounds"]["done"])
+            for number, done in enumerate(session["done"])
             for each in done.get(BASE, [])
             if each["knobs"] == base.knobs
         }
         if both := [each["rate"] / theirs[number] for number, each in rounds.items() if number in theirs]:
             ratio = statistics.median(both)
-    over = [
-        (e["raw_rate"] / e["rate"] - 1, 1 / e["rate"] - 1 / e["raw_rate"]) for e in rounds.values() if "raw_rate" in e
-    ]
+    raw = [each for each in rounds.values() if "raw_rate" in each]
+    over = [(each["raw_rate"] / each["rate"] - 1, 1 / each["rate"] - 1 / each["raw_rate"]) for each in raw]
     middle = sorted(over)[len(over) // 2] if over else None
     return Result(
         recalls[best], json.loads(best), medians[best], ratio,
@@ -90,8 +95,8 @@ def report(run: dict[str, Any], targets: tuple[float, ...]) -> str:
                     )
             else:
                 best = max((point["recall"] for point in facts.get("points", [])), default=None)
-                stalls = best is not None and best < target
-                cells.append(f"stalls at {best:.3f}" if stalls else "not measured" if best else "-")
+                ended = "stalls at" if facts["state"] == "finished" else "sweep cut at"
+                cells.append("-" if best is None else f"{ended} {best:.3f}" if best < target else "not measured")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if layer:
         lines += [
