@@ -313,7 +313,7 @@ def faiss_open(folder: Path, table: Vectors, kind: str) -> Opened:
     return Opened(search)
 
 
-# ours: a gallery, asked as users ask it; the only lines that know its interfaces
+# ours: a gallery, asked as users ask it (galleries.py knows its interfaces)
 
 
 def ours_prepare(table: Vectors, folder: Path) -> None:
@@ -329,48 +329,33 @@ def ours_prepare(table: Vectors, folder: Path) -> None:
 def ours_build(table: Vectors, folder: Path, threads: int, **variant: Any) -> None:
     import faiss
 
-    from index.build import build_generation
+    from benchmarks.galleries import build_index
     from index.gallery import Gallery
 
     faiss.omp_set_num_threads(threads)
-    build_generation(Gallery.open(folder), **variant)
+    build_index(Gallery.open(folder), **variant)
 
 
 def ours_open(folder: Path, table: Vectors, **_: Any) -> Opened:
     import faiss
-    import pyarrow as pa
 
-    from benchmarks.galleries import LABELS, mapped_bytes
-    from index.build import open_index
+    from benchmarks.galleries import Served, mapped_bytes
     from index.gallery import Gallery
 
-    gallery = Gallery.open(folder)
-    index = open_index(gallery)
-    columns = gallery.columns(["id", *LABELS])
+    served = Served.open(Gallery.open(folder))
 
-    def search(queries: Float32, k: int, threads: int, **knobs: Any) -> Rows:
+    def on(threads: int, call: Callable[..., Any], *arguments: Any, **knobs: Any) -> Any:
         if faiss.omp_get_max_threads() != threads:
             faiss.omp_set_num_threads(threads)
-        hits = index.search(queries, k, **knobs)
-        columns.take(pa.array(hits.rows[hits.rows >= 0])).to_pydict()
-        return hits.rows
+        return call(*arguments, **knobs)
 
-    return Opened(search, raw=_raw(index), mapped=mapped_bytes(gallery))
-
-
-def _raw(index: Any) -> Callable[..., Any] | None:
-    """raw(queries, k, threads, **knobs): FAISS alone at what these knobs come to; None where there is no such call."""
-    if not hasattr(index, "candidates"):
-        return None
+    def search(queries: Float32, k: int, threads: int, **knobs: Any) -> Rows:
+        return on(threads, served.ask, queries, k, **knobs).rows
 
     def raw(queries: Float32, k: int, threads: int, **knobs: Any) -> Any:
-        import faiss
+        return on(threads, served.raw, queries, k, **knobs)
 
-        setting = index.setting(**knobs, k=k)
-        parameters = faiss.SearchParametersIVF(nprobe=setting.nprobe)
-        return index.index.search(index.padded(queries), max(k, setting.rerank), params=parameters)
-
-    return raw
+    return Opened(search, raw=raw if served.has_raw else None, mapped=mapped_bytes(served.gallery))
 
 
 def _recalls(rows: int) -> list[list[Knobs]]:

@@ -1,17 +1,26 @@
-"""A gallery folder of generated vectors, written as a stream, for benchmarks of what users pay."""
+"""A gallery folder of generated vectors, written as a stream, indexed and asked: what users pay, for benchmarks.
+
+``build_index`` and ``Served`` are the only lines here that know the interfaces of the search core.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from index.build import build_generation, open_index
+from index.exact import Float32
 from index.files import sha256_file
-from index.gallery import TABLE, VECTORS, Gallery, Manifest
+from index.gallery import TABLE, VECTORS, Gallery, Generation, Manifest
+from index.hits import Hits
 from index.table import Layout, Part, fixed_size_list, read_metadata, rows, schema, write_part
 
 PART_ROWS = 32_768
@@ -79,3 +88,38 @@ def mapped_bytes(gallery: Gallery) -> int:
     """Bytes of the vectors that an open index reads through a memory map."""
     current = gallery.manifest.current
     return 0 if current is None else int(current.files.get(VECTORS, {}).get("bytes", 0))
+
+
+def build_index(gallery: Gallery, **arguments: Any) -> Generation:
+    """A new generation; arguments are those of ``build_generation``, as the kind of index or a cap on its memory."""
+    return build_generation(gallery, **arguments)
+
+
+@dataclass(frozen=True)
+class Served:
+    """An open gallery that answers with rows, ids and labels."""
+
+    gallery: Gallery
+    index: Any
+    columns: pa.Table
+
+    @classmethod
+    def open(cls, gallery: Gallery) -> Served:
+        return cls(gallery, open_index(gallery), gallery.columns(["id", *LABELS]))
+
+    def ask(self, queries: Float32, k: int, **knobs: Any) -> Hits:
+        """The k best of each query, and the columns of all answers read; knobs are those of the index's ``search``."""
+        hits = self.index.search(queries, k, **knobs)
+        self.columns.take(pa.array(hits.rows[hits.rows >= 0])).to_pydict()
+        return hits
+
+    @property
+    def has_raw(self) -> bool:
+        """Whether ``raw`` knows this kind of index."""
+        return hasattr(self.index, "candidates")
+
+    def raw(self, queries: Float32, k: int, **knobs: Any) -> Any:
+        """FAISS's own call for candidates at what these knobs come to: what ``ask`` takes longer is our layer."""
+        setting = self.index.setting(**knobs, k=k)
+        parameters = faiss.SearchParametersIVF(nprobe=setting.nprobe)
+        return self.index.index.search(self.index.padded(queries), max(k, setting.rerank), params=parameters)

@@ -16,6 +16,7 @@ what the opened index holds after its first batch. Recall is tie-aware; scores a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -120,7 +121,7 @@ def sweep(engine: Engine, data: Data, folder: Path, threads: int, k: int, log: P
                 processes.record(log, "memory", anonymous=held, mapped=opened.mapped)
                 first = False
             reached = recall(scored(data, rows), data.truth, k)
-            rate = batch_rate(opened.search, data.queries, k, threads, setting, ROUGHLY)
+            rate = batch_rates([opened.search], data.queries, k, threads, setting, ROUGHLY)[0]
             processes.record(log, "point", knobs=setting, recall=reached, rate=rate)
             gains.append(reached - last)
             last = reached
@@ -132,21 +133,24 @@ def measure(engine: Engine, data: Data, folder: Path, threads: int, k: int, log:
     """One round: batches, and queries one by one, of the chosen settings."""
     opened = engine.open(folder, data.table, **engine.settings)
     for setting in chosen:
-        rate = batch_rate(opened.search, data.queries, k, threads, setting)
-        facts: dict[str, Any] = {"rate": rate, **alone(opened, data.queries, k, setting)}
+        calls = [opened.search, *filter(None, [opened.raw])]
+        rates = batch_rates(calls, data.queries, k, threads, setting, REPEATS)
+        facts: dict[str, Any] = {"rate": rates[0], **alone(opened, data.queries, k, setting)}
         if opened.raw is not None:
-            facts["raw_rate"] = batch_rate(opened.raw, data.queries, k, threads, setting)
+            facts["raw_rate"] = rates[1]
+            facts["raw_p50_ms"] = alone(Opened(opened.raw), data.queries, k, setting)["p50_ms"]
         processes.record(log, "measured", knobs=setting, **facts)
 
 
-def batch_rate(
-    search: Any, queries: Float32, k: int, threads: int, setting: dict[str, Any], repeats: int = REPEATS
-) -> float:
-    """Queries a second asked together: the best of some rounds, after a warm-up that says how many can be asked."""
+def batch_rates(
+    searches: list[Any], queries: Float32, k: int, threads: int, setting: dict[str, Any], rounds: int
+) -> list[float]:
+    """Queries a second asked together, for each of these calls, after a warm-up that says how many can be asked."""
     few = queries[:100]
-    guess = processes.best_seconds(lambda: search(few, k, threads, **setting), 1) / len(few)
+    guess = processes.best_seconds(lambda: searches[0](few, k, threads, **setting), rounds=1, at_least=0)[0] / len(few)
     asked = queries[: max(100, int(SECONDS / guess))]
-    return len(asked) / processes.best_seconds(lambda: search(asked, k, threads, **setting), repeats)
+    works = [functools.partial(search, asked, k, threads, **setting) for search in searches]
+    return [len(asked) / each for each in processes.best_seconds(*works, rounds=rounds)]
 
 
 def alone(opened: Opened, queries: Float32, k: int, setting: dict[str, Any]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -70,6 +71,8 @@ def run(module: str, arguments: Iterable[Any], records: Path, *, timeout: float,
     records.unlink(missing_ok=True)
     records.parent.mkdir(parents=True, exist_ok=True)
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LANCE_CPU_THREADS", "RAYON_NUM_THREADS")
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process below is stopped, too
     environment = os.environ | {name: str(threads) for name in pools}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", module, str(records), *map(str, arguments)]
@@ -105,14 +108,19 @@ def latencies(ask: Callable[[int], Any], count: int) -> dict[str, float]:
     return {"p50_ms": 1000 * float(np.median(times)), "p99_ms": 1000 * float(np.quantile(times, 0.99))}
 
 
-def best_seconds(work: Callable[[], Any], rounds: int) -> float:
-    """The fastest of some rounds: on a shared machine the others measure the neighbours."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def best_seconds(*works: Callable[[], Any], rounds: int, at_least: float = 0.3) -> list[float]:
+    """Seconds of each, in turn in every round: its fastest, since on a shared machine the others time the neighbours.
+
+    Short work gets more rounds, until ``at_least`` seconds have passed.
+    """
+    best, begin, done = [float("inf")] * len(works), time.perf_counter(), 0
+    while done < rounds or time.perf_counter() - begin < at_least:
+        for i, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            best[i] = min(best[i], time.perf_counter() - start)
+        done += 1
+    return best
 
 
 class Stages:

@@ -28,10 +28,9 @@ import click
 import numpy as np
 
 from benchmarks import processes
-from benchmarks.galleries import LABELS, mapped_bytes, write_gallery
+from benchmarks.galleries import Served, build_index, mapped_bytes, write_gallery
 from benchmarks.processes import MB, record
 from index import exact, synthetic
-from index.build import build_generation, open_index
 from index.errors import FsearchError
 from index.exact import as_float32
 from index.files import atomic_write, remove
@@ -115,7 +114,7 @@ def build(told: dict[str, Any], log: Path) -> None:
     before = processes.Memory.of()
     start = time.perf_counter()
     with processes.Stages(stage_of) as stages:
-        generation = build_generation(gallery, **told["build"])
+        generation = build_index(gallery, **told["build"])
     seconds = time.perf_counter() - start
     sizes = {name: facts["bytes"] for name, facts in generation.files.items()}
     record(log, "done", seconds=seconds, before=before.anonymous if before else 0, stages=stages.seconds,
@@ -137,35 +136,31 @@ def truth(told: dict[str, Any], log: Path) -> None:
 def serve(told: dict[str, Any], log: Path) -> None:
     """Open, answer the held-out queries one by one (cold, then warm), then together."""
     import faiss
-    import pyarrow as pa
 
     gallery = Gallery.open(Path(told["folder"]) / "gallery")
     processes.drop_from_cache(gallery.named_files())
     queries = queries_of(told)
     before = processes.Memory.of() or processes.Memory(0, 0)
     start = time.perf_counter()
-    index = open_index(gallery)
-    columns = gallery.columns(["id", *LABELS])
+    served = Served.open(gallery)
     opened = time.perf_counter() - start
     knobs = told["search"]
 
-    def ask(asked: Any) -> Hits:
-        hits = index.search(asked, K, **knobs)
-        columns.take(pa.array(hits.rows[hits.rows >= 0])).to_pydict()
-        return hits
+    def ask(asked: exact.Float32) -> Hits:
+        return served.ask(asked, K, **knobs)
 
     faiss.omp_set_num_threads(1)
     cold = processes.latencies(lambda i: ask(queries[i : i + 1]), HELD_OUT)
     after = processes.Memory.of() or before
     warm = processes.latencies(lambda i: ask(queries[i : i + 1]), HELD_OUT)
     faiss.omp_set_num_threads(told["threads"])
-    rate = HELD_OUT / processes.best_seconds(lambda: ask(queries), 5)
+    rate = HELD_OUT / processes.best_seconds(lambda: ask(queries), rounds=5)[0]
     exactly = Hits(
         np.array(told["truth"]["rows"], np.int64), np.array(told["truth"]["scores"], np.float32), np.full(CHECKED, K)
     )
     record(
         log, "done", seconds_to_open=opened, cold=cold, warm=warm, batch_rate=rate,
-        recall=recall(index.search(queries[:CHECKED], K, **knobs), exactly, K), expected=index.expected_recall(k=K),
+        recall=recall(ask(queries[:CHECKED]), exactly, K),
         own=after.anonymous - before.anonymous, own_with_imports=after.anonymous, total=after.total,
         mapped_file=mapped_bytes(gallery),
     )  # fmt: skip
