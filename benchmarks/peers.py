@@ -125,7 +125,8 @@ def sweep(engine: Engine, data: Data, folder: Path, threads: int, k: int, log: P
             processes.record(log, "point", knobs=setting, recall=reached, rate=rate)
             gains.append(reached - last)
             last = reached
-            if reached >= TARGETS[-1] or (len(gains) > 4 and max(gains[-2:]) < SATURATED):
+            # several recalls asked for may come to one setting of ours: no end of its curve
+            if reached >= TARGETS[-1] or (not engine.ours and len(gains) > 4 and max(gains[-2:]) < SATURATED):
                 break
 
 
