@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -25,6 +24,7 @@ from index.table import Layout, Part, fixed_size_list, read_metadata, rows, sche
 
 PART_ROWS = 32_768
 LABELS = ("category", "color")
+COLUMNS = ["id", *LABELS]
 MADE_FROM = "generated"  # footer key: what a part holds, and where it begins
 
 
@@ -101,25 +101,25 @@ class Served:
 
     gallery: Gallery
     index: Any
-    columns: pa.Table
 
     @classmethod
     def open(cls, gallery: Gallery) -> Served:
-        return cls(gallery, open_index(gallery), gallery.columns(["id", *LABELS]))
+        gallery.take(np.zeros(1, np.int64), COLUMNS)  # read once
+        return cls(gallery, open_index(gallery))
 
     def ask(self, queries: Float32, k: int, **knobs: Any) -> Hits:
-        """The k best of each query, and the columns of all answers read; knobs are those of the index's ``search``."""
+        """The k best of each query, joined with their ids and labels; knobs are those of the index's ``search``."""
         hits = self.index.search(queries, k, **knobs)
-        self.columns.take(pa.array(hits.rows[hits.rows >= 0])).to_pydict()
+        self.gallery.take(hits.rows.reshape(-1), COLUMNS)
         return hits
 
     @property
     def has_raw(self) -> bool:
         """Whether ``raw`` knows this kind of index."""
-        return hasattr(self.index, "candidates")
+        return getattr(self.index, "_refined", None) is not None
 
     def raw(self, queries: Float32, k: int, **knobs: Any) -> Any:
-        """FAISS's own call for candidates at what these knobs come to: what ``ask`` takes longer is our layer."""
+        """FAISS's own call, candidates and rerank, at what these knobs come to: what ``ask`` takes longer is our layer."""
         setting = self.index.setting(**knobs, k=k)
-        parameters = faiss.SearchParametersIVF(nprobe=setting.nprobe)
-        return self.index.index.search(self.index.padded(queries), max(k, setting.rerank), params=parameters)
+        params = self.index._faiss_parameters(setting.nprobe, max(k, setting.rerank), k)
+        return self.index._refined.search(queries, k, params=params)

@@ -95,6 +95,8 @@ class ApproximateIndex:
             self._matrix = faiss.vector_to_array(rotate.A).reshape(rotate.d_out, rotate.d_in)
         self.base: Graph | Lists = Graph(inner) if isinstance(inner, faiss.IndexHNSW) else Lists(inner)
         self._refined = None
+        self._settings: dict[tuple[Any, ...], Setting] = {}  # a choice goes through the whole curve
+        self._parameters: dict[tuple[int, int, int], Any] = {}  # and FAISS's objects take as long to make as a search
         if scorer is not None and index.d == vectors.shape[1]:
             self._refined, self._scorer = faiss.IndexRefine(index, scorer), scorer
 
@@ -137,11 +139,7 @@ class ApproximateIndex:
         allowed = n if rows is None else len(rows)
         depth = min(max(setting.rerank * (1 if rows is None else FILTER_MARGIN), k), allowed)
         if rows is None and self._refined is not None and k <= n:
-            inner = self.base.params(setting.nprobe, depth)
-            outer: Any = inner if self._matrix is None else faiss.SearchParametersPreTransform(index_params=inner)  # type: ignore[call-arg]
-            params = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
-                k_factor=(depth + 0.5) / k, base_index_params=outer
-            )
+            params = self._faiss_parameters(setting.nprobe, depth, k)
             scores, found = self._refined.search(queries, k, params=params)
             if not len(found) or found[:, -1].min() >= 0:
                 return Hits.ordered(found, scores)
@@ -160,6 +158,18 @@ class ApproximateIndex:
                 keys[short] = np.where(exact.rows >= 0, rank_keys(exact.scores, np.maximum(exact.rows, 0)), 0)
         return Hits.from_keys(keys, k)
 
+    def _faiss_parameters(self, nprobe: int, depth: int, k: int) -> Any:
+        """What FAISS wants to hear to rerank ``depth`` candidates for k hits."""
+        key = (nprobe, depth, k)
+        if key not in self._parameters:
+            inner: Any = self.base.params(nprobe, depth)
+            if self._matrix is not None:
+                inner = faiss.SearchParametersPreTransform(index_params=inner)  # type: ignore[call-arg]
+            self._parameters[key] = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
+                k_factor=(depth + 0.5) / k, base_index_params=inner
+            )
+        return self._parameters[key]
+
     def setting(
         self,
         recall: float | None = None,
@@ -176,12 +186,12 @@ class ApproximateIndex:
         if nprobe is not None:
             nprobe = max(1, min(nprobe, self.base.most))
             return Setting(nprobe, self.tuning.depth_for(nprobe, k))
-        chosen = self.tuning.choose(RECALL if recall is None else recall, k, level)
-        return replace(
-            chosen,
-            nprobe=min(chosen.nprobe, self.base.most),
-            rerank=chosen.rerank if rerank is None else max(1, rerank),
-        )
+        key = (recall, k, rerank, level)
+        if key not in self._settings:
+            chosen = self.tuning.choose(RECALL if recall is None else recall, k, level)
+            depth = chosen.rerank if rerank is None else max(1, rerank)
+            self._settings[key] = replace(chosen, nprobe=min(chosen.nprobe, self.base.most), rerank=depth)
+        return self._settings[key]
 
     def expected_recall(self, recall: float | None = None, k: int = 10, queries: Float32 | None = None) -> float:
         """What was measured at build time for the settings that ``search(queries, k, recall=recall)`` uses, the lowest.
@@ -191,8 +201,7 @@ class ApproximateIndex:
         if self.tuning is None:
             raise ValueError("an index without its measured curve")
         levels = [0] if queries is None or not len(queries) else np.unique(self.tuning.levels(queries)).tolist()
-        wanted = RECALL if recall is None else recall
-        return min(self.tuning.choose(wanted, k, level).recall_at(k, level) for level in levels)
+        return min(self.setting(recall, k, level=level).recall_at(k, level) for level in levels)
 
     def candidates(
         self, queries: Float32, nprobe: int, depth: int, rows: Rows | None = None, at_least: int = 1

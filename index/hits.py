@@ -14,6 +14,7 @@ Keys = npt.NDArray[np.uint64]
 # float32 sums taken in another order differ by about this share of the best score
 TIE_TOLERANCE = 1e-5
 _LAST_ROW = 2**32 - 1
+SHORT = 64
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,21 @@ class Hits:
         if rows.dtype != np.int64 or scores.dtype != np.float32 or counts.dtype != np.int64:
             raise ValueError(f"hits of types {rows.dtype}, {scores.dtype}, {counts.dtype}")
         k = rows.shape[1]
+        if len(rows) == 1 and k <= SHORT and counts[0] == k:  # one full answer: a third of the time of what follows
+            numbers, values = rows[0].tolist(), scores[0].tolist()
+            falling = all(later <= earlier for earlier, later in zip(values, values[1:], strict=False))
+            if falling and min(numbers) >= 0 and len(set(numbers)) == k and values[-1] == values[-1]:
+                return
         if ((counts < 0) | (counts > k)).any():
             raise ValueError(f"a count outside 0..{k}")
-        inside = np.arange(k) < counts[:, None]  # (n, k)
-        if (rows[inside] < 0).any() or (rows[~inside] != -1).any():
-            raise ValueError("a row below 0 inside the counts, or not -1 outside them")
-        if np.isnan(scores[inside]).any() or (scores[~inside] != -np.inf).any():
-            raise ValueError("a score that is not a number inside the counts, or not -inf outside them")
+        if (counts < k).any():
+            outside = np.arange(k) >= counts[:, None]  # (n, k)
+            if (rows[outside] != -1).any() or (scores[outside] != -np.inf).any():
+                raise ValueError("a row that is not -1, or a score that is not -inf, outside the counts")
+            if (rows[~outside] < 0).any() or np.isnan(scores[~outside]).any():
+                raise ValueError("a row below 0, or a score that is not a number, inside the counts")
+        elif rows.size and (rows.min() < 0 or np.isnan(scores.sum())):
+            raise ValueError("a row below 0, or a score that is not a number, inside the counts")
         if (scores[:, 1:] > scores[:, :-1]).any():
             raise ValueError("scores that rise")
         ordered = np.sort(rows, axis=1)
@@ -62,7 +71,7 @@ class Hits:
     @classmethod
     def ordered(cls, rows: Rows, scores: Scores) -> Hits:
         """Full answers (n, k) that are in order but for ties, which go to the lower row."""
-        if (scores[:, 1:] == scores[:, :-1]).any():
+        if len(set(scores[0].tolist())) < len(scores[0]) if len(rows) == 1 else (scores[:, 1:] == scores[:, :-1]).any():
             return cls.from_keys(rank_keys(scores, rows), rows.shape[1])
         return cls(rows, scores, np.full(len(rows), rows.shape[1]))
 
