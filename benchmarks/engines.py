@@ -333,7 +333,10 @@ def ours_build(table: Vectors, folder: Path, threads: int, **variant: Any) -> No
     from index.gallery import Gallery
 
     faiss.omp_set_num_threads(threads)
-    build_index(Gallery.open(folder), **variant)
+    gallery = Gallery.open(folder)
+    if cap := variant.pop("bytes_a_row", None):
+        variant["memory"] = cap * gallery.manifest.rows
+    build_index(gallery, **variant)
 
 
 def ours_open(folder: Path, table: Vectors, **_: Any) -> Opened:

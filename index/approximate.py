@@ -24,7 +24,7 @@ from index.projection import learn
 from index.recipe import Recipe
 from index.tuning import RECALL, Setting, Tuning
 
-ADD_AT_ONCE = 8192
+ADD_BYTES = 1 << 26  # float32 rows added at once: a graph is filled by all threads only if there are many
 RERANK_BYTES = 1 << 19  # float32 candidates held at once: what fits the cache is widened and scored twice as fast
 CANDIDATES_AT_ONCE = 1 << 22  # (score, row) pairs FAISS returns at once
 FILTER_MARGIN = 2  # a filter may disagree with the query: this much more is reranked
@@ -64,8 +64,9 @@ def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: b
 
 
 def _add(index: Any, vectors: npt.NDArray[np.float16], start: int, bar: tqdm) -> None:
-    for at in range(start, len(vectors), ADD_AT_ONCE):
-        piece = vectors[at : at + ADD_AT_ONCE]
+    at_once = max(1, ADD_BYTES // (4 * vectors.shape[1]))
+    for at in range(start, len(vectors), at_once):
+        piece = vectors[at : at + at_once]
         index.add(_pad(as_float32(piece), index.d))
         bar.update(len(piece))
 

@@ -170,7 +170,8 @@ def measure(
     """
     rng = np.random.default_rng(seed)
     n, dim = index.vectors.shape
-    rows = np.sort(rng.choice(n, min(QUERIES, n // 2), replace=False))
+    asked = QUERIES if len(layout.blocks) > 1 else 4 * QUERIES  # then there is one kind only
+    rows = np.sort(rng.choice(n, min(asked, n // 2), replace=False))
     default = [weights.get(name, 1.0) for name in layout.names]
     kinds = _queries(as_float32(index.vectors.take(rows, axis=0)), index, layout, default, rng)
     own = np.tile(rows, len(kinds))  # the row that query i was made of
