@@ -119,7 +119,7 @@ class Served:
         return getattr(self.index, "_refined", None) is not None
 
     def raw(self, queries: Float32, k: int, **knobs: Any) -> Any:
-        """FAISS's own call, candidates and rerank, at what these knobs come to: what ``ask`` takes longer is our layer."""
+        """FAISS's own call, candidates and rerank, at these knobs: what ``ask`` takes longer is our layer."""
         setting = self.index.setting(**knobs, k=k)
         params = self.index._faiss_parameters(setting.nprobe, max(k, setting.rerank), k)
         return self.index._refined.search(queries, k, params=params)

@@ -6,6 +6,7 @@ full float16 vectors, so scores are those of exact search at any block weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,13 @@ from index.lists import Lists
 from index.projection import learn
 from index.recipe import Recipe
 from index.tuning import RECALL, Setting, Tuning
+from index.vectors import release
 
 ADD_BYTES = 1 << 26  # float32 rows added at once: a graph is filled by all threads only if there are many
 RERANK_BYTES = 1 << 19  # float32 candidates held at once: what fits the cache is widened and scored twice as fast
 CANDIDATES_AT_ONCE = 1 << 22  # (score, row) pairs FAISS returns at once
 FILTER_MARGIN = 2  # a filter may disagree with the query: this much more is reranked
+LEARNED_FROM = 65_536  # rows that a projection is learned from
 DOT_COST = 0.08  # a float32 dot product, beside fetching and widening one row for a rerank (1)
 
 
@@ -35,26 +38,38 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
     """The FAISS index of a recipe: trained on ``recipe.train_rows`` rows drawn from the whole table, then filled.
 
     vectors: float16 (N, D), usually a memory map; row i gets FAISS id i. starts: where the blocks of the embedding
-    begin (default: one block). Memory: the sample as float32, the codes, and one piece.
+    begin (default: one block). Memory: what is coded of the sample, LEARNED_FROM whole rows of it as float32, the
+    codes, and one piece.
     """
     n, dim = vectors.shape
     rng = np.random.default_rng(recipe.seed)
-    rows = np.sort(rng.choice(n, recipe.train_rows, replace=False))
+    rows = rng.choice(n, recipe.train_rows, replace=False)
     with tqdm(total=n, desc="index", unit="row", disable=None if progress else True) as bar:
         bar.set_postfix_str(f"training on {len(rows)} rows")
-        sample = as_float32(vectors.take(rows, axis=0))
         inner = (graph if recipe.kind == "graph" else lists).empty(recipe, recipe.coded(dim))
         index = inner
         if recipe.dims:
+            starts = np.zeros(1, np.int64) if starts is None else starts
+            learned = as_float32(vectors.take(np.sort(rows[:LEARNED_FROM]), axis=0))
+            matrix = learn(learned, starts, recipe.dims, recipe.seed)
             rotate = faiss.LinearTransform(dim, recipe.dims, False)
-            matrix = learn(sample, np.zeros(1, np.int64) if starts is None else starts, recipe.dims, recipe.seed)
             faiss.copy_array_to_vector(matrix.reshape(-1), rotate.A)
             rotate.is_trained = True
             index = faiss.IndexPreTransform(rotate, inner)
-        index.train(_pad(sample, index.d))
+            inner.train(np.concatenate([piece @ matrix.T for piece in _pieces(vectors, np.sort(rows))]))
+            index.is_trained = True
+        else:
+            inner.train(_pad(as_float32(vectors.take(np.sort(rows), axis=0)), inner.d))
         bar.set_postfix_str("adding")
         _add(index, vectors, 0, bar)
     return index
+
+
+def _pieces(vectors: npt.NDArray[np.float16], rows: Rows) -> Iterator[Float32]:
+    """These rows as float32, some at a time."""
+    at_once = max(1, ADD_BYTES // (4 * vectors.shape[1]))
+    for at in range(0, len(rows), at_once):
+        yield as_float32(vectors.take(rows[at : at + at_once], axis=0))
 
 
 def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: bool = False) -> None:
@@ -68,6 +83,7 @@ def _add(index: Any, vectors: npt.NDArray[np.float16], start: int, bar: tqdm) ->
     for at in range(start, len(vectors), at_once):
         piece = vectors[at : at + at_once]
         index.add(_pad(as_float32(piece), index.d))
+        release(vectors)
         bar.update(len(piece))
 
 

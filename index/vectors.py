@@ -8,6 +8,7 @@ own threads; numpy maps the tail. Earlier galleries have the bare vectors under 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,6 +65,15 @@ def mapped(path: str | os.PathLike[str], rows: int, dim: int) -> Float16:
     """The vectors (rows, dim), mapped read-only; of a file with or without a header."""
     start = os.path.getsize(path) - rows * dim * 2
     return np.asarray(np.memmap(os.fspath(path), np.float16, "r", offset=start, shape=(rows, dim)))
+
+
+def release(vectors: npt.NDArray[Any]) -> None:
+    """Give back the pages of mapped vectors that this process has read; the system's cache still has them."""
+    base: Any = vectors
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "_mmap", None) or getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def scorer(path: str | os.PathLike[str], rows: int, dim: int) -> Any | None:
