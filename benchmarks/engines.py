@@ -367,7 +367,7 @@ def _recalls(rows: int) -> list[list[Knobs]]:
 
 
 # build_generation's arguments; without a cap, and with one of 350 bytes a vector (the cap's argument goes here)
-OURS: dict[str, dict[str, Any]] = {"fsearch": {"kind": "auto"}, "fsearch-350B": {"kind": "auto", "bytes_a_row": 350}}
+OURS: dict[str, dict[str, Any]] = {"fsearch": {"kind": "auto"}, "fsearch-100B": {"kind": "auto", "bytes_a_row": 100}}
 
 
 def _faiss(kind: str, knobs: Callable[[int], list[list[Knobs]]]) -> Engine:
