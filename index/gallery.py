@@ -196,6 +196,7 @@ class Gallery:
         if new := [name for name in names if name not in self._whole]:
             whole = self.columns(new)  # of one piece, rows are found without looking for their piece
             self._whole |= {name: pa.concat_arrays(whole[name].chunks) for name in new}
+            self._columns |= {name: pa.chunked_array([self._whole[name]]) for name in new}  # no second copy
         at = pa.array(rows)
         # column by column, and straight to the kernel: waking Arrow's threads takes longer than ten rows do
         found = [_TAKE.call([self._whole[name], at]) for name in names]
