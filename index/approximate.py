@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from index import graph, lists
-from index.exact import Float32, as_float32, checked
+from index.exact import DOT_COST, Float32, as_float32, checked
 from index.exact import search as exact_search
 from index.graph import Graph
 from index.hits import Hits, Keys, Rows, rank_keys
@@ -31,7 +31,6 @@ RERANK_BYTES = 1 << 19  # float32 candidates held at once: what fits the cache i
 CANDIDATES_AT_ONCE = 1 << 22  # (score, row) pairs FAISS returns at once
 FILTER_MARGIN = 2  # a filter may disagree with the query: this much more is reranked
 LEARNED_FROM = 65_536  # rows that a projection is learned from
-DOT_COST = 0.08  # a float32 dot product, beside fetching and widening one row for a rerank (1)
 
 
 def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None = None, progress: bool = False) -> Any:
@@ -79,12 +78,25 @@ def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: b
 
 
 def _add(index: Any, vectors: npt.NDArray[np.float16], start: int, bar: tqdm) -> None:
+    inner, rotate = _parts(index)
+    crowded = graph.crowding(vectors, start) if isinstance(inner, faiss.IndexHNSW) else np.zeros(0, bool)
     at_once = max(1, ADD_BYTES // (4 * vectors.shape[1]))
     for at in range(start, len(vectors), at_once):
-        piece = vectors[at : at + at_once]
-        index.add(_pad(as_float32(piece), index.d))
+        piece = _pad(as_float32(vectors[at : at + at_once]), index.d)
+        if (here := crowded[at - start : at - start + at_once]).any():
+            graph.add_scattered(inner, piece if rotate is None else rotate.apply(piece), here, at)
+            index.ntotal = inner.ntotal
+        else:
+            index.add(piece)
         release(vectors)
         bar.update(len(piece))
+
+
+def _parts(index: Any) -> tuple[Any, Any]:
+    """The graph or the lists of a FAISS index, and the projection before them or None."""
+    if not isinstance(index, faiss.IndexPreTransform):
+        return index, None
+    return faiss.downcast_index(index.index), faiss.downcast_VectorTransform(index.chain.at(0))  # type: ignore[attr-defined]
 
 
 def _pad(vectors: Float32, dim: int) -> Float32:
@@ -105,11 +117,8 @@ class ApproximateIndex:
         if index.ntotal != len(vectors):
             raise ValueError(f"an index of {index.ntotal} rows over {len(vectors)} vectors")
         self.index, self.vectors, self.tuning = index, vectors, tuning
-        inner, self._matrix = index, None
-        if isinstance(index, faiss.IndexPreTransform):
-            inner, chain = faiss.downcast_index(index.index), index.chain
-            rotate: Any = faiss.downcast_VectorTransform(chain.at(0))  # type: ignore[attr-defined]
-            self._matrix = faiss.vector_to_array(rotate.A).reshape(rotate.d_out, rotate.d_in)
+        inner, rotate = _parts(index)
+        self._matrix = None if rotate is None else faiss.vector_to_array(rotate.A).reshape(rotate.d_out, rotate.d_in)
         self.base: Graph | Lists = Graph(inner) if isinstance(inner, faiss.IndexHNSW) else Lists(inner)
         self._refined = None
         self._settings: dict[tuple[Any, ...], Setting] = {}  # a choice goes through the whole curve
@@ -151,9 +160,11 @@ class ApproximateIndex:
 
     def _search(self, queries: Float32, k: int, setting: Setting, rows: Rows | None) -> Hits:
         n = len(self.vectors)
+        allowed = n if rows is None else len(rows)
+        if not len(queries) or not allowed:
+            return Hits.from_keys(np.zeros((len(queries), k), np.uint64), k)
         if setting.exact:
             return exact_search(self.vectors, queries, k, rows)
-        allowed = n if rows is None else len(rows)
         depth = min(max(setting.rerank * (1 if rows is None else FILTER_MARGIN), k), allowed)
         if rows is None and self._refined is not None and k <= n:
             params = self._faiss_parameters(setting.nprobe, depth, k)
@@ -168,8 +179,7 @@ class ApproximateIndex:
             part = slice(start, start + at_once)
             found = self.candidates(queries[part], setting.nprobe, depth, rows, at_least=min(k, allowed))
             keys[part] = self._rerank(queries[part], found, keys.shape[1])
-            wanted = depth if rows is not None and isinstance(self.base, Graph) else min(k, allowed)
-            short = start + np.flatnonzero((found >= 0).sum(axis=1) < wanted)
+            short = start + np.flatnonzero((found >= 0).sum(axis=1) < min(k, allowed))
             if len(short):  # lists count their rows beforehand; a walk does not
                 exact = exact_search(self.vectors, queries[short], keys.shape[1], rows)
                 keys[short] = np.where(exact.rows >= 0, rank_keys(exact.scores, np.maximum(exact.rows, 0)), 0)

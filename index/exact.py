@@ -14,6 +14,7 @@ ROWS_AT_ONCE = 2048  # a block of float32 rows stays in the processor's cache
 QUERIES_AT_ONCE = 512
 WORTH_SPLITTING = 0.7  # share of the dimensions below which only those asked for are read
 MOST_SPANS = 8
+DOT_COST = 0.08  # a float32 dot product, beside fetching and widening one row for a rerank (1)
 
 Float32 = npt.NDArray[np.float32]
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from typing import Any
 
 import faiss as _faiss
 import numpy as np
+import numpy.typing as npt
 
-from index.exact import Float32
+from index.exact import DOT_COST, Float32
 from index.hits import Rows
-from index.lists import bitmap
 from index.recipe import Recipe
 
 faiss: Any = _faiss  # its stubs know little of graphs
 
 EFFORTS = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
-WIDEN = 4  # a walk among allowed rows that found too few goes on this much further
+FILTER_MARGIN = 2  # as few times fewer allowed rows than asked for are enough
+WIDEN = 4  # a walk that met too few allowed rows is made anew, this much wider
+KEPT_AT_ONCE = 1 << 22  # vertices that the walks of queries asked together keep
 STEP_COST = 0.5  # one vertex's code fetched and compared, beside fetching one row for a rerank
+COPIES = 16  # rows of one vector that are linked where they lie
+SCATTER = 0.6  # how far further ones are moved while they are linked, beside their length
 MADV_HUGEPAGE, MADV_COLLAPSE, HUGE = 14, 25, 1 << 21
 
 
@@ -30,6 +35,41 @@ def empty(recipe: Recipe, dim: int) -> Any:
     return index
 
 
+def crowding(vectors: npt.NDArray[np.float16], start: int, at_once: int = 8192) -> npt.NDArray[np.bool_]:
+    """Which rows from ``start`` on repeat a vector that COPIES rows between hold already, bool (N - start,).
+
+    Rows are compared by a hash of 64 bits.
+    """
+    factors = np.random.default_rng(0).integers(0, 2**63, vectors.shape[1], np.uint64) | np.uint64(1)
+    pieces = range(start, len(vectors), at_once)
+    hashes = [np.ascontiguousarray(vectors[at : at + at_once]).view(np.uint16) @ factors for at in pieces]
+    hashed = np.concatenate([np.zeros(0, np.uint64), *hashes])
+    order = np.argsort(hashed, kind="stable")
+    places = np.arange(len(hashed))
+    first = np.append(True, hashed[order][1:] != hashed[order][:-1])[: len(hashed)]
+    out = np.zeros(len(hashed), bool)
+    out[order] = places - np.maximum.accumulate(np.where(first, places, 0)) >= COPIES
+    return out
+
+
+def add_scattered(index: Any, vectors: Float32, crowded: npt.NDArray[np.bool_], seed: int) -> None:
+    """Add vectors (n, d) to a FAISS HNSW index; where ``crowded``, they are linked as if they lay elsewhere.
+
+    More copies of one vector than a vertex has links would be linked to each other only: a walk that meets them ends
+    there, and rows beyond are never found. Linked at places around, they lead on. Their codes are then the true ones.
+    """
+    away = np.random.default_rng(seed).standard_normal((int(crowded.sum()), vectors.shape[1]), dtype=np.float32)
+    true = vectors[crowded]
+    lengths = np.linalg.norm(true, axis=1, keepdims=True)
+    moved = true + SCATTER * lengths * away / np.linalg.norm(away, axis=1, keepdims=True)
+    placed, first = vectors.copy(), index.ntotal
+    placed[crowded] = moved * lengths / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
+    index.add(placed)
+    storage: Any = faiss.downcast_index(index.storage)
+    codes = faiss.rev_swig_ptr(storage.codes.data(), storage.codes.size()).reshape(index.ntotal, -1)
+    codes[first + np.flatnonzero(crowded)] = storage.sa_encode(true)
+
+
 class Graph:
     """A filled FAISS HNSW index. ``effort`` is efSearch: how many of the best vertices met a walk keeps."""
 
@@ -38,8 +78,8 @@ class Graph:
     def __init__(self, index: Any) -> None:
         self.index, self.most = index, max(EFFORTS)
 
-    def params(self, effort: int, depth: int, selector: Any = None) -> Any:
-        return faiss.SearchParametersHNSW(efSearch=max(effort, depth), sel=selector)
+    def params(self, effort: int, depth: int) -> Any:
+        return faiss.SearchParametersHNSW(efSearch=max(effort, depth))
 
     def efforts(self) -> list[int]:
         """The efforts worth measuring, rising."""
@@ -48,22 +88,34 @@ class Graph:
     def candidates(
         self, queries: Float32, effort: int, depth: int, rows: Rows | None = None, at_least: int = 1
     ) -> Rows:
-        """Rows by their approximate scores, best first, int64 (q, depth), -1 where the walk met no more.
+        """Rows by their approximate scores, best first, int64 (q, depth), -1 where there are no more.
 
-        With allowed ``rows`` the walk is as much longer as they are rarer. Where it still met fewer than ``depth`` of
-        them (or all), the filter and the query disagree, and it goes on WIDEN times as far, until it would see most of
-        the graph; what is missing then is the caller's to find.
+        With allowed ``rows`` the walk keeps as many more vertices as these are rarer, and the allowed among those it
+        kept are the answer. (FAISS's own filter also returns what lies beside the way: where the filter and the query
+        disagree, that is far from all neighbours.) Where too few of those kept are allowed, the walk keeps WIDEN times
+        as many, while that costs less than scoring all ``rows``. A query that still has too few gets none: the caller
+        is to score them.
         """
         if rows is None:
             return np.asarray(self.index.search(queries, depth, params=self.params(effort, depth))[1])
-        selector = bitmap(rows, self.index.ntotal)
+        allowed = np.zeros(self.index.ntotal, bool)
+        allowed[rows] = True
         found = np.full((len(queries), depth), -1, np.int64)
+        enough = min(max(at_least, math.ceil(depth / FILTER_MARGIN)), len(rows))
         todo, walk = np.arange(len(queries)), max(effort, depth) * self.index.ntotal / max(1, len(rows))
-        while len(todo) and walk <= self.index.ntotal:
-            params = self.params(round(walk), depth, selector)
-            found[todo] = self.index.search(queries[todo], depth, params=params)[1]
-            todo = todo[(found[todo] >= 0).sum(axis=1) < min(depth, len(rows))]
-            walk *= WIDEN
+        while len(todo) and walk <= min(self.index.ntotal, self._worth(len(rows), len(todo))):
+            kept, short = round(walk), []
+            at_once = max(1, KEPT_AT_ONCE // kept)
+            for start in range(0, len(todo), at_once):
+                part = todo[start : start + at_once]
+                walked = self.index.search(queries[part], kept, params=self.params(kept, kept))[1]
+                for query, met in zip(part, walked, strict=True):
+                    near = met[allowed[met] & (met >= 0)][:depth]
+                    if len(near) < enough:
+                        short.append(query)
+                    else:
+                        found[query, : len(near)] = near
+            todo, walk = np.array(short, np.int64), walk * WIDEN
         return found
 
     def bytes_read(self, queries: Float32, efforts: list[int]) -> list[int]:
@@ -78,8 +130,15 @@ class Graph:
 
     def filtered_cost(self, effort: int, depth: int, survivors: int, queries: int) -> float:
         """What candidates among ``survivors`` allowed rows cost, one query, in rows fetched for a rerank."""
-        walk = max(effort, depth) * self.index.ntotal / max(1, survivors)
-        return STEP_COST * walk * self.index.hnsw.nb_neighbors(0) / 2
+        return max(effort, depth) * self.index.ntotal / max(1, survivors) * self._step_cost
+
+    def _worth(self, survivors: int, queries: int) -> float:
+        """How many vertices a walk may keep before scoring every allowed row costs less."""
+        return survivors * (1 / queries + DOT_COST) / self._step_cost
+
+    @property
+    def _step_cost(self) -> float:
+        return STEP_COST * self.index.hnsw.nb_neighbors(0) / 2
 
 
 def on_huge_pages(index: Any) -> None:

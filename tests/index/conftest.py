@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from index import approximate, tuning
 from index.approximate import ApproximateIndex
 from index.build import build_generation
 from index.exact import as_float32
+from index.exact import search as exact_search
 from index.files import file_facts
 from index.gallery import Gallery, Manifest
+from index.hits import Hits
+from index.projection import choose_dims
 from index.recipe import choose
 from index.synthetic import vectors
 from index.table import Layout, fixed_size_list, schema, write_part
 
 LAYOUT = Layout.of({"look": 48, "color": 24, "type": 24})
 COLORS = ["red", "green", "blue", "Grey"]
+APPROXIMATE = ["ivfpq", "fastscan", "rabitq", "graph"]
 
 
 def make_vectors(n: int, seed: int = 0) -> np.ndarray:
@@ -117,11 +122,46 @@ def queries() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def ivf(structured: np.ndarray) -> ApproximateIndex:
-    """An IVF-PQ index over ``structured`` with its measured curve."""
-    index = approximate.build(structured, choose(len(structured), LAYOUT.dim, "ivfpq"))
-    curve = tuning.measure(ApproximateIndex(index, structured), LAYOUT, {"color": 2.0})
-    return ApproximateIndex(index, structured, curve)
+def tuned(structured: np.ndarray) -> Callable[[str], ApproximateIndex]:
+    """Kind -> an index over ``structured``, its projection and its curve measured; each is built once."""
+    starts = np.array([block.start for block in LAYOUT.blocks])
+
+    @cache
+    def made(kind: str) -> ApproximateIndex:
+        dims = choose_dims(as_float32(structured), starts, LAYOUT.scale({"color": 2.0}))
+        index = approximate.build(structured, choose(len(structured), LAYOUT.dim, kind, dims=dims), starts)
+        curve = tuning.measure(ApproximateIndex(index, structured), LAYOUT, {"color": 2.0})
+        return ApproximateIndex(index, structured, curve)
+
+    return made
+
+
+@pytest.fixture(scope="session", params=APPROXIMATE)
+def index(request: pytest.FixtureRequest, tuned: Callable[[str], ApproximateIndex]) -> ApproximateIndex:
+    """Each kind in turn."""
+    return tuned(request.param)
+
+
+@pytest.fixture(scope="session")
+def ivf(tuned: Callable[[str], ApproximateIndex]) -> ApproximateIndex:
+    return tuned("ivfpq")
+
+
+@pytest.fixture(scope="session")
+def asked(structured: np.ndarray) -> dict[str, tuple[np.ndarray, Hits]]:
+    """240 photos that are not in the gallery, asked at four kinds of weights, and their true 50 neighbours."""
+    rng = np.random.default_rng(8)
+    fresh = as_float32(make_vectors(6240, seed=0)[6000:])
+    default = np.array([1.0, 2.0, 1.0])
+    weights = {
+        "default": np.tile(default, (240, 1)),
+        "random": rng.uniform(0, 4, (240, 3)),
+        "one dropped": default * (np.arange(240)[:, None] % 3 != np.arange(3)),
+        "one alone": (np.arange(240)[:, None] % 3 == np.arange(3)) * rng.uniform(0.1, 4, (240, 1)),
+    }
+    sizes = [block.stop - block.start for block in LAYOUT.blocks]
+    queries = {name: (fresh * np.repeat(each, sizes, axis=1)).astype(np.float32) for name, each in weights.items()}
+    return {name: (each, exact_search(structured, each, 50)) for name, each in queries.items()}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,119 @@
+"""A navigable graph: what a walk keeps, with a filter and without."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from index import approximate, graph
+from index.approximate import ApproximateIndex
+from index.exact import as_float32
+from index.graph import Graph
+from index.recipe import choose
+from tests.index.checks import reached
+
+
+@pytest.fixture(scope="module")
+def base(tuned: Callable[[str], ApproximateIndex]) -> Graph:
+    made = tuned("graph").base
+    assert isinstance(made, Graph)
+    return made
+
+
+@pytest.fixture
+def inner(tuned: Callable[[str], ApproximateIndex], queries: np.ndarray) -> np.ndarray:
+    """The queries as the graph takes them."""
+    return tuned("graph").inner(queries)
+
+
+def codes_scored(base: Graph, queries: np.ndarray) -> np.ndarray:
+    """The oracle: every code decoded and scored, (q, 6000)."""
+    return queries @ base.index.storage.reconstruct_n(0, base.index.ntotal).T
+
+
+def test_candidates_are_the_best_codes(base: Graph, inner: np.ndarray) -> None:
+    scores = codes_scored(base, inner)
+    best = -np.sort(-scores, axis=1)[:, 19:20]
+    found = base.candidates(inner, 256, 20)
+    assert (np.take_along_axis(scores, found, axis=1) >= best - 1e-4).mean() > 0.99
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_filtered_candidates_are_the_best_allowed_codes(
+    base: Graph, inner: np.ndarray, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "STEP_COST", 1e-9)
+    monkeypatch.setattr(graph, "KEPT_AT_ONCE", 2000)  # queries in pieces
+    rows = np.flatnonzero(np.random.default_rng(5).random(6000) < share).astype(np.int64)
+    found = base.candidates(inner, 32, 40, rows, at_least=10)
+    assert ((found >= 0).sum(axis=1) >= 20).all()
+    scores = codes_scored(base, inner)[:, rows]
+    best = -np.sort(-scores, axis=1)
+    for i, each in enumerate(found):
+        near = each[each >= 0]
+        assert np.isin(near, rows).all()
+        reached = scores[i, np.searchsorted(rows, near)]
+        assert (reached >= best[i, len(near) - 1] - 1e-4).mean() >= 0.9
+
+
+def test_walks_that_meet_too_few_are_made_wider(
+    base: Graph, inner: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    real = base.params
+    monkeypatch.setattr(base, "params", lambda effort, depth: (kept.append(depth), real(effort, depth))[1])
+    monkeypatch.setattr(graph, "STEP_COST", 1e-9)
+    query, rows = inner[:1], np.sort(np.argsort(codes_scored(base, inner[:1])[0])[2000:3500])
+    found = base.candidates(query, 16, 16, rows)
+    assert kept == [64, 256, 1024, 4096]  # 2,500 rows are nearer than the best that is allowed
+    assert (found >= 0).all()
+    assert np.isin(found, rows).all()
+    monkeypatch.setattr(graph, "STEP_COST", 0.5)  # sixteen links: eight rows' worth a step
+    kept.clear()
+    assert (base.candidates(query, 16, 16, rows) == -1).all()  # the caller's to score: 1,500 rows
+    assert kept == [64]
+
+
+def test_wider_walks_read_more(base: Graph, inner: np.ndarray) -> None:
+    read = base.bytes_read(inner, base.efforts())
+    assert read == sorted(read)
+    assert 12 * (base.index.d + 4) < read[0] < read[-1] <= 6000 * (base.index.d + 4)
+
+
+def test_pages_are_advice(base: Graph, inner: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = base.candidates(inner, 32, 10)
+    monkeypatch.setattr(graph, "HUGE", 4096)  # so that there is something to advise on
+    graph.on_huge_pages(base.index)
+    assert np.array_equal(base.candidates(inner, 32, 10), before)
+    monkeypatch.setattr("sys.platform", "darwin")
+    graph.on_huge_pages(None)
+
+
+def test_copies_of_one_photo_do_not_hide_the_others(structured: np.ndarray) -> None:
+    crowd = np.concatenate([np.repeat(structured[:1], 400, axis=0), structured[:1100]])
+    others = as_float32(structured[1:1100:4])
+    for seed, dims in ((0, 32), (1, 32), (0, 96)):
+        made = approximate.build(crowd, choose(1500, 96, "graph", seed, dims=dims))
+        index = ApproximateIndex(made, crowd)
+        assert reached(index, others, index.search(others, 10, nprobe=128, rerank=64), 10) >= 0.97
+        # their codes are their own, wherever they are linked
+        assert isinstance(index.base, Graph)
+        codes = index.base.index.storage.reconstruct_n(0, 1500)
+        assert (codes[:400] == codes[0]).all()
+
+
+def test_crowding_is_what_repeats_often(structured: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([rng.integers(0, 30, 600), np.arange(30, 130)])
+    vectors = structured[drawn]
+    for start in (0, 211, len(drawn)):
+        met: Counter[int] = Counter()
+        expected = []
+        for row in drawn[start:].tolist():
+            expected.append(met[row] >= graph.COPIES)
+            met[row] += 1
+        assert graph.crowding(vectors, start, at_once=97).tolist() == expected
+    assert not graph.crowding(structured, 0).any()
