@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.exact import Float32
+from index.hits import TIE_TOLERANCE
 
 DIMS = (32, 48, 64, 96, 128, 192, 256)
 ENOUGH = 0.98  # of the true neighbours within the first candidates by projection
@@ -43,7 +44,8 @@ def choose_dims(
     """The fewest dimensions that keep neighbours, measured on the sample (n, D); D where even the most do not.
 
     Enough is when ENOUGH of the true k nearest are among the first 2k by projection at the default ``weights`` (D,),
-    and among the first 4k at random block weights. Queries are rows of the sample.
+    and among the first 4k at random block weights. Queries are rows of the sample. A row that ties with the k-th is as
+    good as it: copies of one photo, of which any k are nearest, would otherwise seem lost.
     """
     rng = np.random.default_rng(seed)
     dim = sample.shape[1]
@@ -51,7 +53,8 @@ def choose_dims(
     sizes = np.diff([*starts, dim])
     random_weights = np.repeat(rng.uniform(0, 4, (len(own), len(starts))), sizes, axis=1).astype(np.float32)
     asked = [(sample[own] * weights, 2 * k), (sample[own] * random_weights, 4 * k)]
-    true = [_best(np.asarray(queries @ sample.T, np.float32), own, k) for queries, _ in asked]
+    k = min(k, len(sample) - 1)
+    true = [_neighbours(_scores(queries, sample, own), k) for queries, _ in asked]
     vectors = _eigenvectors(sample, starts).astype(np.float32)
     for dims in DIMS:
         if dims >= dim:
@@ -59,15 +62,23 @@ def choose_dims(
         shorter = np.ascontiguousarray(sample @ vectors[:, :dims])
         kept = []
         for (queries, depth), wanted in zip(asked, true, strict=True):
-            found = _best(np.asarray(queries @ vectors[:, :dims] @ shorter.T, np.float32), own, depth)
-            kept.append(np.mean([np.isin(w, f).mean() for w, f in zip(wanted, found, strict=True)]))
+            scores = _scores(np.asarray(queries @ vectors[:, :dims], np.float32), shorter, own)
+            depth = min(depth, len(sample) - 1)
+            found = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+            kept.append(np.minimum(np.take_along_axis(wanted, found, axis=1).sum(axis=1), k).mean() / k)
         if min(kept) >= ENOUGH:
             return dims
     return dim
 
 
-def _best(scores: Float32, own: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
-    """The k best columns of each row, without the row's own, in any order."""
+def _scores(queries: Float32, rows: Float32, own: npt.NDArray[np.int64]) -> Float32:
+    """Inner products (q, n); -inf for the row that each query is."""
+    scores = np.asarray(queries @ rows.T, np.float32)
     scores[np.arange(len(own)), own] = -np.inf
-    k = min(k, scores.shape[1] - 1)
-    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    return scores
+
+
+def _neighbours(scores: Float32, k: int) -> npt.NDArray[np.bool_]:
+    """Which of these scores (q, n) are among the k best of their row, or tie with the k-th."""
+    last = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    return scores >= last - TIE_TOLERANCE * np.abs(scores.max(axis=1, keepdims=True))
