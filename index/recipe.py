@@ -44,13 +44,28 @@ class Recipe:
         return dim if not self.pq_m else math.ceil(dim / self.pq_m) * self.pq_m
 
     def bytes_per_row(self, dim: int) -> float:
-        """Bytes held in memory for a row, beside the mapped float16 vectors. Lists' centroids are counted apart."""
+        """Bytes held in memory for a row, beside the mapped float16 vectors, where rows are many: see ``resident``."""
         if self.kind == "exact":
             return 0.0
         if self.kind == "graph":  # 8-bit codes, links of 4 bytes, where they lie, the few upper layers
             return self.coded(dim) + 8 * self.links + 17
         bits = {"rabitq": self.coded(dim) + 96}.get(self.kind, self.pq_m * self.nbits)
         return bits / 8 + 8  # and the row's number
+
+    def resident(self, n: int, dim: int) -> float:
+        """Bytes that an index of n rows holds in memory once it has served a filter, beside the mapped vectors.
+
+        Beside the rows: the projection, centroids, codebooks, the list each row lies in (``Lists.list_of_row``), and
+        what fills each list's last block of 32 codes, half of it on average.
+        """
+        if self.kind == "exact":
+            return 0.0
+        fixed = 4 * self.dims * dim
+        if self.nlist:
+            fixed += 4 * self.coded(dim) * (self.nlist + (2**self.nbits if self.pq_m else 0)) + 4 * n
+        if self.kind in ("fastscan", "rabitq"):
+            fixed += 16 * self.nlist * math.ceil((self.pq_m * 4 or self.coded(dim)) / 8)
+        return n * self.bytes_per_row(dim) + fixed
 
 
 def choose(n: int, d: int, kind: str = "auto", seed: int = 0, dims: int = 64, links: int = 16) -> Recipe:
@@ -83,18 +98,18 @@ def choose(n: int, d: int, kind: str = "auto", seed: int = 0, dims: int = 64, li
 
 
 def alternatives(n: int, d: int, dims: int, memory: int | None, seed: int = 0) -> list[Recipe]:
-    """The recipes worth trying for n rows: each kind whose resident bytes a row, times n, stay within ``memory`` bytes.
+    """The recipes worth trying for n rows: each whose ``resident`` bytes stay within ``memory``.
 
     Without a cap: the graph and the lists. A graph of half the links only where the other does not fit: of a million
     rows it found fewer at the same effort, and a trial on a sample would not show that. GalleryError when nothing fits.
     """
     tried = [choose(n, d, "graph", seed, dims), choose(n, d, "graph", seed, dims, links=8)]
     tried += [choose(n, d, kind, seed, dims) for kind in ("fastscan", "rabitq")]
-    fitting = [each for each in tried if memory is None or each.bytes_per_row(d) * n <= memory]
+    fitting = [each for each in tried if memory is None or each.resident(n, d) <= memory]
     if tried[0] in fitting:
         fitting.remove(tried[1])
     if not fitting:
-        least = min(each.bytes_per_row(d) for each in tried) * n
+        least = min(each.resident(n, d) for each in tried)
         raise GalleryError(
             f"no index of {n} rows fits {memory} bytes, the least is {math.ceil(least)}: raise --memory, or use exact"
         )

@@ -37,14 +37,17 @@ def fitted(
     """
     n, dim = mapped.shape
     if kind == "ivfpq":
-        return choose(n, dim, kind, seed)
+        only = choose(n, dim, kind, seed)
+        if memory is not None and only.resident(n, dim) > memory:
+            raise GalleryError(_too_large(kind, n, memory))
+        return only
     rng = np.random.default_rng(seed)
     sample = mapped.take(np.sort(rng.choice(n, min(n, TRIAL_ROWS), replace=False)), axis=0)
     starts = np.array([block.start for block in layout.blocks])
     dims = choose_dims(as_float32(sample), starts, layout.scale(weights), seed)
     fitting = [each for each in alternatives(n, dim, dims, memory, seed) if kind in ("auto", each.kind)]
     if not fitting:
-        raise GalleryError(f"a {kind} index of {n} rows does not fit {memory} bytes; raise --memory")
+        raise GalleryError(_too_large(kind, n, memory))
     if kind != "auto" or n < TRIAL_FROM:
         return fitting[0]
     trials: list[tuple[float, float, int]] = []
@@ -53,3 +56,7 @@ def fitted(
         reached, ms = tuning.trial(index, layout, weights, seed)
         trials.append((-min(reached, tuning.RECALL), ms, len(trials)))
     return fitting[min(trials)[2]]
+
+
+def _too_large(kind: str, n: int, memory: int | None) -> str:
+    return f"a {kind} index of {n} rows does not fit {memory} bytes; raise --memory, or ask for another kind"
