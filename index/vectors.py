@@ -18,6 +18,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from index.errors import DamagedError
+
 Float16 = npt.NDArray[np.float16]
 PIECE_BYTES = 1 << 25
 
@@ -55,16 +57,32 @@ def size(rows: int, dim: int) -> int:
     return len(header(rows, dim)) + rows * dim * 2
 
 
+def _start(path: str | os.PathLike[str], rows: int, dim: int) -> int:
+    """The byte where the vectors begin. DamagedError for a file that is cut, or of other vectors.
+
+    A header ends with the size of what follows, in every version of FAISS; a file of before has none.
+    """
+    expected = rows * dim * 2
+    start = os.path.getsize(path) - expected
+    if start >= 8:
+        with open(path, "rb") as file:
+            file.seek(start - 8)
+            if int.from_bytes(file.read(8), "little") == expected:
+                return start
+    elif start == 0:
+        return 0
+    raise DamagedError(f"{path}: does not hold {expected} bytes of vectors; run `fsearch verify`")
+
+
 def before(path: str | os.PathLike[str], rows: int, dim: int) -> bytes:
     """What the file holds before the vectors."""
     with open(path, "rb") as file:
-        return file.read(os.path.getsize(path) - rows * dim * 2)
+        return file.read(_start(path, rows, dim))
 
 
 def mapped(path: str | os.PathLike[str], rows: int, dim: int) -> Float16:
     """The vectors (rows, dim), mapped read-only; of a file with or without a header."""
-    start = os.path.getsize(path) - rows * dim * 2
-    return np.asarray(np.memmap(os.fspath(path), np.float16, "r", offset=start, shape=(rows, dim)))
+    return np.asarray(np.memmap(os.fspath(path), np.float16, "r", offset=_start(path, rows, dim), shape=(rows, dim)))
 
 
 def release(vectors: npt.NDArray[Any]) -> None:
@@ -78,7 +96,7 @@ def release(vectors: npt.NDArray[Any]) -> None:
 
 def scorer(path: str | os.PathLike[str], rows: int, dim: int) -> Any | None:
     """The vectors as a mapped FAISS index by inner product; None for a file without a header."""
-    if os.path.getsize(path) == rows * dim * 2:
+    if not _start(path, rows, dim):
         return None
     return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)
 
@@ -87,7 +105,7 @@ def streamed(path: Path, rows: int, dim: int) -> Iterator[Float16]:
     """The vectors piece by piece through ordinary reads: a pass over all of them that keeps no page in this process."""
     at_once = max(1, PIECE_BYTES // (2 * dim))
     with path.open("rb") as file:
-        file.seek(-rows * dim * 2, os.SEEK_END)
+        file.seek(_start(path, rows, dim))
         for start in range(0, rows, at_once):
             count = min(at_once, rows - start) * dim
             yield np.fromfile(file, np.float16, count).reshape(-1, dim)
