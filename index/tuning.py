@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ class Setting:
         return recalls[measured_k(recalls, k)]
 
 
-def measured_k(ks: Iterable[int], k: int) -> int:
+def measured_k(ks: Collection[int], k: int) -> int:
     """The k whose curve holds for this one: the smallest that is no less than 4/5 of it, at most the largest.
 
     So 11, ten hits and the row that asks, goes by 10.

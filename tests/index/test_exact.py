@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from index import exact
 from index.exact import ExactIndex, as_float32, search
 from index.table import Layout
+from tests.index.checks import same
 
 
 def naive(vectors: np.ndarray, queries: np.ndarray, k: int, rows: np.ndarray | None = None) -> list[list[int]]:
@@ -69,6 +70,66 @@ def test_more_queries_than_a_block(structured: np.ndarray, monkeypatch: pytest.M
     monkeypatch.setattr(exact, "ROWS_AT_ONCE", 101)
     apart = search(structured, queries, 5)
     assert np.allclose(together.scores, apart.scores, atol=1e-5)
+
+
+def blocks_asked(layout: Layout, structured: np.ndarray, names: list[str]) -> np.ndarray:
+    """Twenty queries at weight 0 for all blocks but these."""
+    rng = np.random.default_rng(len(names))
+    scales = [layout.scale({n: rng.uniform(0.1, 4) if n in names else 0.0 for n in layout.names}) for _ in range(20)]
+    return as_float32(structured[:20]) * np.array(scales)
+
+
+@pytest.mark.parametrize("kept", [None, 0.3, 0.002])
+@pytest.mark.parametrize("names", [["look"], ["color"], ["type"], ["look", "type"], ["color", "type"], []])
+def test_blocks_of_weight_0_are_not_read(
+    structured: np.ndarray, layout: Layout, names: list[str], kept: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = blocks_asked(layout, structured, names)
+    rows = None if kept is None else np.flatnonzero(np.random.default_rng(0).random(6000) < kept).astype(np.int64)
+    asked, spans = exact._asked_for(queries)
+    width = sum(layout.slice(name).stop - layout.slice(name).start for name in names)
+    assert asked.shape[1] == (width if 0 < width < 0.7 * 96 else 96)
+    assert len(spans) == (0 if asked.shape[1] == 96 else len(names) - (names == ["color", "type"]))
+    fast = [
+        search(batches, queries, 15, rows)
+        for batches in (structured, iter([structured[:1000], structured[1000:]]), as_float32(structured))
+    ]
+    monkeypatch.setattr(exact, "_asked_for", lambda queries: (queries, []))
+    full = search(structured, queries, 15, rows)
+    for hits in fast:
+        same(hits, full)
+    for i in range(len(queries)):
+        found, scores = full.query(i)
+        assert np.allclose(as_float32(structured[found]) @ queries[i], scores, atol=1e-5)
+
+
+def test_queries_that_ask_for_different_blocks(structured: np.ndarray, layout: Layout) -> None:
+    """What one leaves out another may ask for: together they get what each gets alone."""
+    asked = [blocks_asked(layout, structured, names)[:3] for names in (["color"], ["type"], ["look"], [])]
+    for some in (asked[:2], asked):
+        queries = np.concatenate(some)
+        together = search(structured, queries, 9)
+        for i, query in enumerate(queries):
+            alone = search(structured, query[None], 9)
+            assert np.allclose(together.scores[i], alone.scores[0], atol=1e-5)
+
+
+def test_scattered_dimensions_are_read_as_they_lie(structured: np.ndarray) -> None:
+    """Zeros here and there: more spans than are worth cutting."""
+    for step, cut in ((2, False), (20, True)):
+        queries = np.zeros((4, 96), np.float32)
+        queries[:, ::step] = as_float32(structured[:4])[:, ::step]
+        assert bool(exact._asked_for(queries)[1]) == cut
+        hits = search(structured, queries, 9)
+        scores = queries.astype(np.float64) @ structured.astype(np.float64).T
+        assert np.allclose(hits.scores, -np.sort(-scores, axis=1)[:, :9], atol=1e-5)
+
+
+def test_queries_of_zeros_get_the_first_rows(structured: np.ndarray) -> None:
+    zeros = np.zeros((2, 96), np.float32)
+    assert search(structured, zeros, 3).rows.tolist() == [[0, 1, 2]] * 2
+    assert search(structured, zeros, 3, np.array([7, 90, 4000, 5999])).rows.tolist() == [[7, 90, 4000]] * 2
+    assert search(structured, zeros[:0], 3).rows.shape == (0, 3)
 
 
 def test_scaling_a_query_is_weighted_euclidean_ranking(structured: np.ndarray, layout: Layout) -> None:

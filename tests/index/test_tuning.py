@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from index import tuning
+from index import approximate, tuning
 from index.approximate import ApproximateIndex
 from index.exact import as_float32
+from index.hits import Hits
+from index.recipe import choose
 from index.table import Layout
-from index.tuning import Setting, Tuning
+from index.tuning import Setting, Tuning, level_of
 
 
 def curve(*points: tuple[int, int, float, int]) -> Tuning:
@@ -45,14 +51,110 @@ def test_depth_never_shrinks_as_nprobe_rises() -> None:
     assert HAND.depth_for(1, 70) == 140
 
 
-def test_json_comes_back(ivf: ApproximateIndex) -> None:
-    assert ivf.tuning is not None
-    assert Tuning.from_json(ivf.tuning.to_json()) == ivf.tuning
+def test_json_comes_back(index: ApproximateIndex) -> None:
+    assert index.tuning is not None
+    assert Tuning.from_json(index.tuning.to_json()) == index.tuning
 
 
-def test_curve_has_every_kind_and_its_lowest(ivf: ApproximateIndex) -> None:
-    assert ivf.tuning is not None
-    for setting in ivf.tuning.curve:
+def test_a_curve_of_before_has_one_level() -> None:
+    """Written when weights had no levels: no starts, no weights, another kind of that name."""
+    body = json.loads(HAND.to_json())
+    del body["starts"], body["weights"]
+    for each in body["curve"]:
+        del each["exact"]
+        each["by_kind"] = {"random weights": each["recall"]}
+    old = Tuning.from_json(json.dumps(body))
+    assert old.levels(np.eye(5, 96, dtype=np.float32)).tolist() == [0] * 5
+    assert old.choose(0.95, 10) == replace(HAND.choose(0.95, 10), by_kind=old.curve[3].by_kind)
+    assert old.depth_for(4, 10) == HAND.depth_for(4, 10)
+
+
+def naive_level(weights: np.ndarray, default: list[float]) -> int:
+    length = math.sqrt(sum(w * w for w in weights)) * math.sqrt(sum(d * d for d in default))
+    cosine = sum(w * d for w, d in zip(weights, default, strict=True)) / length if length else 0.0
+    return sum(cosine < end for end in tuning.LEVELS)
+
+
+def test_levels_are_by_the_cosine_of_weights() -> None:
+    rng = np.random.default_rng(0)
+    for default in ([1.0, 2.0, 1.0], [1.0, 1.0], [3.0, 0.0, 0.5, 1.0]):
+        weights = rng.uniform(0, 4, (300, len(default))) * (rng.random((300, len(default))) < 0.7)
+        levels = level_of(weights, default)
+        assert levels.tolist() == [naive_level(each, default) for each in weights]
+        assert level_of(np.array([default]) * 0.01, default).tolist() == [0]
+        assert level_of(np.zeros((1, len(default))), default).tolist() == [len(tuning.LEVELS)]
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1, 1e6])
+def test_levels_of_queries_are_those_of_their_weights(structured: np.ndarray, layout: Layout, factor: float) -> None:
+    rng = np.random.default_rng(1)
+    default = [1.0, 2.0, 1.0]
+    weights = rng.uniform(0, 4, (200, 3)) * (rng.random((200, 3)) < 0.8)
+    scale = np.array([layout.scale(dict(zip(layout.names, each, strict=True))) for each in weights.tolist()])
+    queries = (as_float32(structured[:200]) * scale * factor).astype(np.float32)
+    starts = [block.start for block in layout.blocks]
+    found = Tuning([], 0, 0, "hand", starts, default).levels(queries)
+    cosines = weights @ default / np.maximum(np.linalg.norm(weights, axis=1) * np.linalg.norm(default), 1e-12)
+    clear = np.abs(cosines[:, None] - tuning.LEVELS).min(axis=1) > 1e-3  # float16 blocks are not quite of length 1
+    assert clear.mean() > 0.95
+    assert found[clear].tolist() == [naive_level(each, default) for each in weights[clear]]
+    assert len(np.unique(found)) >= 4
+    assert Tuning([], 0, 0, "hand").levels(queries).tolist() == [0] * 200  # one block
+
+
+def levelled(*points: tuple[int, int, float, float, float]) -> Tuning:
+    """(nprobe, rerank, recall at 10 of level 0, of level 1, of level 3); no weights are of level 2 or 4."""
+    return Tuning(
+        [
+            Setting(
+                p, r, {10: zero}, {"default weights": {10: zero}, "level 1": {10: one}, "level 3": {10: three}}, p * r
+            )
+            for p, r, zero, one, three in points
+        ],
+        0,
+        9,
+        "hand",
+    )
+
+
+def test_each_level_has_a_curve_of_its_own() -> None:
+    made = levelled((1, 20, 0.96, 0.9, 0.3), (2, 20, 0.97, 0.961, 0.5), (4, 20, 0.98, 0.97, 0.9), (8, 30, 1, 1, 0.955))
+    assert [made.choose(0.95, 10, level).nprobe for level in (0, 1)] == [1, 2]
+    # a level mixes easier and harder weights: 0.955 is not yet enough for 0.95, 0.96 is
+    assert made.choose(0.95, 10, 3) == Setting(1, 10, exact=True)
+    assert made.choose(0.94, 10, 3).nprobe == 8
+    assert made.choose(0.95, 10, 3).recall_at(10, 3) == 1.0
+    # where no weights are of a level, the one before it holds
+    assert made.choose(0.95, 10, 2) == made.choose(0.95, 10, 1)
+    assert made.choose(0.95, 10, 4) == made.choose(0.95, 10, 3)
+    assert made.curve[0].recall_at(10, 4) == 0.3
+    assert made.choose(1.0, 10, 1).nprobe == 8
+    assert made.choose(1.0, 10, 0).nprobe == 8
+    # beyond the k measured, exact search needs no more; others grow
+    assert made.choose(0.99, 100, 3).exact
+    assert (made.choose(0.9, 100, 3).nprobe, made.choose(0.9, 100, 3).rerank) == (80, 300)
+
+
+@pytest.mark.parametrize(
+    ("k", "by"),
+    [(1, 1), (2, 4), (4, 4), (5, 4), (6, 10), (10, 10), (11, 10), (12, 10), (13, 30), (100, 100), (999, 100)],
+)
+def test_measured_k(k: int, by: int) -> None:
+    assert tuning.measured_k(tuning.KS, k) == by
+    assert tuning.measured_k(tuning.KS[::-1], k) == by
+
+
+def test_deeper_than_the_candidates_asked_for() -> None:
+    """A setting of fewer candidates than k was measured with k of them."""
+    few = Tuning([Setting(3, 12, {10: 0.9, 30: 0.97}, {}, 5)], 0, 9, "hand")
+    assert few.choose(0.95, 30).rerank == 30
+    assert few.choose(0.95, 10).rerank == 12
+    assert few.choose(0.95, 11).rerank == 14  # by 10: a tenth more
+
+
+def test_curve_has_every_kind_and_its_lowest(index: ApproximateIndex) -> None:
+    assert index.tuning is not None
+    for setting in index.tuning.curve:
         assert set(setting.by_kind) == {"default weights", "edited", "level 1", "level 2", "level 3"}
         assert list(setting.recall) == [1, 4, 10, 30, 100]
         for k, lowest in setting.recall.items():
@@ -60,42 +162,71 @@ def test_curve_has_every_kind_and_its_lowest(ivf: ApproximateIndex) -> None:
             assert all(setting.recall_at(k, i) == setting.by_kind[f"level {i}"][k] for i in (1, 2, 3))
             assert setting.recall_at(k, 4) == setting.recall_at(k, 3)
         assert setting.ms > 0
-    top = ivf.tuning.curve[-1]
-    assert min(min(kind.values()) for kind in top.by_kind.values()) >= tuning.ENOUGH or top.nprobe == ivf.base.most
+    top = index.tuning.curve[-1]
+    assert min(min(kind.values()) for kind in top.by_kind.values()) >= tuning.ENOUGH or top.nprobe == index.base.most
+    work = [each.bytes_read for each in index.tuning.curve if each.rerank == 64]
+    assert work == sorted(work)
 
 
-def test_measured_recall_is_what_searching_gives(ivf: ApproximateIndex, structured: np.ndarray, layout: Layout) -> None:
+def test_measured_recall_is_what_searching_gives(
+    index: ApproximateIndex, structured: np.ndarray, layout: Layout
+) -> None:
     """The oracle: the same queries through ``search``, judged neighbour by neighbour against a full sort."""
-    assert ivf.tuning is not None
-    rng = np.random.default_rng(ivf.tuning.seed)
+    assert index.tuning is not None
+    rng = np.random.default_rng(index.tuning.seed)
     n = tuning.QUERIES
     rows = np.sort(rng.choice(len(structured), n, replace=False))
     wide = as_float32(structured)
     queries = wide[rows] * layout.scale({"color": 2.0})
     scores = (queries @ wide.T).astype(np.float64)
     scores[np.arange(n), rows] = -np.inf
-    for setting in (ivf.tuning.choose(0.8, 10), ivf.tuning.choose(0.95, 10)):
+    for setting in (index.tuning.choose(0.8, 10), index.tuning.choose(0.95, 10)):
         found = 0
         for i, row in enumerate(rows):
             threshold = np.sort(scores[i])[-10] - 1e-5 * scores[i].max()
             depth = setting.rerank + 1  # its own row takes a place
-            hits, _ = ivf.search(queries[i : i + 1], 11, nprobe=setting.nprobe, rerank=depth).query(0)
+            hits, _ = index.search(queries[i : i + 1], 11, nprobe=setting.nprobe, rerank=depth).query(0)
             found += (scores[i, hits[hits != row][:10]] >= threshold).sum()
         assert found / (10 * n) == pytest.approx(setting.by_kind["default weights"][10], abs=0.003)
 
 
-def test_same_seed_same_curve(ivf: ApproximateIndex, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_seed_same_curve(index: ApproximateIndex, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "QUERIES", 20)
-    bare = ApproximateIndex(ivf.index, ivf.vectors)
-    first, again, other = (
-        [(s.nprobe, s.rerank, s.recall, s.bytes_read) for s in tuning.measure(bare, layout, {}, seed).curve]
-        for seed in (5, 5, 6)
-    )
+    bare = ApproximateIndex(index.index, index.vectors)
+    first, again, other = (tuning.measure(bare, layout, {}, seed, timed=False).curve for seed in (5, 5, 6))
     assert first == again
     assert first != other
 
 
 def test_one_block_is_asked_at_its_own_weight_only(ivf: ApproximateIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "QUERIES", 20)
-    measured = tuning.measure(ApproximateIndex(ivf.index, ivf.vectors), Layout.of({"all": 96}), {})
+    measured = tuning.measure(ApproximateIndex(ivf.index, ivf.vectors), Layout.of({"all": 96}), {}, timed=False)
     assert set(measured.curve[0].by_kind) == {"default weights"}
+    assert ApproximateIndex(ivf.index, ivf.vectors, measured).expected_recall(0.9, 10) >= 0.9
+
+
+def test_trial_is_of_the_least_work(index: ApproximateIndex, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "QUERIES", 30)
+    bare = ApproximateIndex(index.index, index.vectors)
+    chosen = tuning.measure(bare, layout, {"color": 2.0}, 3, timed=False).choose(tuning.RECALL, 10)
+    searched: list[tuple[int, int, int]] = []
+    real = ApproximateIndex.search
+
+    def spied(self: ApproximateIndex, queries: np.ndarray, k: int, **how: int) -> Hits:
+        searched.append((len(queries), how["nprobe"], how["rerank"]))
+        return real(self, queries, k, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ApproximateIndex, "search", spied)
+    reached, ms = tuning.trial(bare, layout, {"color": 2.0}, 3)
+    assert reached == chosen.recall_at(10) >= tuning.RECALL
+    assert ms > 0
+    assert set(searched) == {(512, chosen.nprobe, chosen.rerank)}
+
+
+def test_hardly_any_rows_are_measured(structured: np.ndarray, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "QUERIES", 10)
+    for kind in ("fastscan", "graph"):
+        few = structured[:1024]
+        made = approximate.build(few, choose(1024, 96, kind, dims=32))
+        index = ApproximateIndex(made, few, tuning.measure(ApproximateIndex(made, few), layout, {}, timed=False))
+        assert index.expected_recall(0.95, 10) >= 0.95
