@@ -126,11 +126,11 @@ def test_one_photo_many_times(
     structured: np.ndarray, layout: Layout, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A catalogue full of one placeholder picture: its copies tie, and nobody else is lost."""
-    monkeypatch.setattr(tuning, "QUERIES", 40)
+    monkeypatch.setattr(tuning, "QUERIES", 30)
     crowd = np.concatenate([np.repeat(structured[:1], 800, axis=0), structured[:1200]])
     index = approximate.build(crowd, choose(2000, 96, kind, dims=32))
     tuned = ApproximateIndex(index, crowd, tuning.measure(ApproximateIndex(index, crowd), layout, {}, timed=False))
-    asked = as_float32(crowd[np.r_[0, 900, 1500, 1000:1060]])
+    asked = as_float32(crowd[np.r_[0, 900, 1500, 1000:1030]])
     hits = tuned.search(asked, 10)
     check(tuned, asked, hits, 10)
     assert reached(tuned, asked, hits, 10) >= 0.9

@@ -30,11 +30,12 @@ def test_recall_floor_per_effort(index: ApproximateIndex, asked: Asked, share: f
     assert recall(hits, truth, 10) >= floor
 
 
-@pytest.mark.parametrize("k", [1, 10, 50])
-@pytest.mark.parametrize("weights", ["default", "random"])
+@pytest.mark.parametrize(("weights", "k"), [("default", 1), ("default", 10), ("random", 10), ("default", 50)])
 def test_recall_does_not_fall_as_nprobe_rises(index: ApproximateIndex, asked: Asked, weights: str, k: int) -> None:
-    queries, truth = asked[weights]
-    found = [recall(index.search(queries, k, nprobe=nprobe), truth, k) for nprobe in index.base.efforts()]
+    queries, truth = asked[weights][0][::2], asked[weights][1]
+    truth = Hits(truth.rows[::2], truth.scores[::2], truth.counts[::2])
+    efforts = index.base.efforts()
+    found = [recall(index.search(queries, k, nprobe=each), truth, k) for each in [*efforts[:-1:2], efforts[-1]]]
     assert all(later >= earlier - 0.002 for earlier, later in zip(found, found[1:], strict=False)), found
     assert found[-1] > 0.98
 
@@ -45,7 +46,7 @@ def test_asked_recall_is_reached_at_any_weights(
     index: ApproximateIndex, asked: Asked, weights: str, wanted: float
 ) -> None:
     queries, truth = asked[weights]
-    for k in (1, 4, 10, 50):
+    for k in (1, 10, 50):
         hits = index.search(queries, k, recall=wanted)
         promised = index.expected_recall(wanted, k, queries)
         found = recall(hits, truth, k)
@@ -92,10 +93,10 @@ def test_filter_within_the_index_keeps_recall(
     index: ApproximateIndex, asked: Asked, selectivity: float, weights: str
 ) -> None:
     rows = np.flatnonzero(np.random.default_rng(2).random(6000) < selectivity).astype(np.int64)
-    queries = asked[weights][0][:120]
+    queries = asked[weights][0][:80]
     hits = index.search(queries, 10, recall=0.95, rows=rows)
     check(index, queries, hits, 10, rows)
-    assert reached(index, queries, hits, 10, rows) >= 0.95 - slack(0.95, 120)
+    assert reached(index, queries, hits, 10, rows) >= 0.95 - slack(0.95, 80)
 
 
 @pytest.mark.parametrize("selectivity", [0.5, 0.1, 0.01, 0.001])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,11 @@ def test_depth_never_shrinks_as_nprobe_rises() -> None:
     assert depths == sorted(depths)
     assert depths[0] == depths[-1] == 64
     assert HAND.depth_for(1, 70) == 140
+
+
+def test_times_are_measured_too(ivf: ApproximateIndex) -> None:
+    assert ivf.tuning is not None
+    assert min(setting.ms for setting in ivf.tuning.curve) > 0
 
 
 def test_json_comes_back(index: ApproximateIndex) -> None:
@@ -161,7 +167,6 @@ def test_curve_has_every_kind_and_its_lowest(index: ApproximateIndex) -> None:
             assert lowest == min(setting.by_kind[kind][k] for kind in ("default weights", "edited"))
             assert all(setting.recall_at(k, i) == setting.by_kind[f"level {i}"][k] for i in (1, 2, 3))
             assert setting.recall_at(k, 4) == setting.recall_at(k, 3)
-        assert setting.ms > 0
     top = index.tuning.curve[-1]
     assert min(min(kind.values()) for kind in top.by_kind.values()) >= tuning.ENOUGH or top.nprobe == index.base.most
     work = [each.bytes_read for each in index.tuning.curve if each.rerank == 64]
@@ -190,8 +195,12 @@ def test_measured_recall_is_what_searching_gives(
         assert found / (10 * n) == pytest.approx(setting.by_kind["default weights"][10], abs=0.003)
 
 
-def test_same_seed_same_curve(index: ApproximateIndex, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "QUERIES", 20)
+@pytest.mark.parametrize("kind", ["fastscan", "graph"])
+def test_same_seed_same_curve(
+    tuned: Callable[[str], ApproximateIndex], kind: str, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "QUERIES", 12)
+    index = tuned(kind)
     bare = ApproximateIndex(index.index, index.vectors)
     first, again, other = (tuning.measure(bare, layout, {}, seed, timed=False).curve for seed in (5, 5, 6))
     assert first == again
@@ -205,8 +214,12 @@ def test_one_block_is_asked_at_its_own_weight_only(ivf: ApproximateIndex, monkey
     assert ApproximateIndex(ivf.index, ivf.vectors, measured).expected_recall(0.9, 10) >= 0.9
 
 
-def test_trial_is_of_the_least_work(index: ApproximateIndex, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "QUERIES", 30)
+@pytest.mark.parametrize("kind", ["fastscan", "graph"])
+def test_trial_is_of_the_least_work(
+    tuned: Callable[[str], ApproximateIndex], kind: str, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "QUERIES", 12)
+    index = tuned(kind)
     bare = ApproximateIndex(index.index, index.vectors)
     chosen = tuning.measure(bare, layout, {"color": 2.0}, 3, timed=False).choose(tuning.RECALL, 10)
     searched: list[tuple[int, int, int]] = []
