@@ -35,7 +35,7 @@ def empty(recipe: Recipe, dim: int) -> Any:
     return index
 
 
-def crowding(vectors: npt.NDArray[np.float16], start: int, at_once: int = 8192) -> npt.NDArray[np.bool_]:
+def crowding(vectors: npt.NDArray[np.float16], start: int, at_once: int = 2048) -> npt.NDArray[np.bool_]:
     """Which rows from ``start`` on repeat a vector that COPIES rows between hold already, bool (N - start,).
 
     Rows are compared by a hash of 64 bits.
