@@ -14,6 +14,7 @@ import numpy.typing as npt
 from index.exact import DOT_COST, Float32
 from index.hits import Rows
 from index.recipe import Recipe
+from index.vectors import release
 
 faiss: Any = _faiss  # its stubs know little of graphs
 
@@ -42,7 +43,10 @@ def crowding(vectors: npt.NDArray[np.float16], start: int, at_once: int = 2048) 
     """
     factors = np.random.default_rng(0).integers(0, 2**63, vectors.shape[1], np.uint64) | np.uint64(1)
     pieces = range(start, len(vectors), at_once)
-    hashes = [np.ascontiguousarray(vectors[at : at + at_once]).view(np.uint16) @ factors for at in pieces]
+    hashes = []
+    for at in pieces:
+        hashes.append(np.ascontiguousarray(vectors[at : at + at_once]).view(np.uint16) @ factors)
+        release(vectors)
     hashed = np.concatenate([np.zeros(0, np.uint64), *hashes])
     order = np.argsort(hashed, kind="stable")
     places = np.arange(len(hashed))

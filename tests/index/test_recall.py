@@ -78,6 +78,7 @@ def test_a_level_that_no_setting_reaches_is_answered_exactly(
     assert index.tuning is not None
     for setting in index.tuning.curve:
         monkeypatch.setitem(setting.by_kind, "level 3", dict.fromkeys(setting.recall, 0.5))
+    monkeypatch.setattr(index, "_settings", {})  # choices made before
     queries, truth = asked["one alone"]
     far = index.tuning.levels(queries) >= 3
     assert 0 < far.sum() < len(far)

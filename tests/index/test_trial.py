@@ -70,21 +70,23 @@ def test_larger_galleries_are_tried(mapped: np.ndarray, layout: Layout, monkeypa
         return results[(kind, links)]
 
     monkeypatch.setattr(tuning, "trial", measured)
-    names = [("IndexHNSWSQ", 16), ("IndexHNSWSQ", 8), ("IndexIVFPQFastScan", 0), ("IndexIVFRaBitQFastScan", 0)]
+    names = [("IndexHNSWSQ", 16), ("IndexIVFPQFastScan", 0), ("IndexIVFRaBitQFastScan", 0)]
+    lean = ("IndexHNSWSQ", 8)
 
     def pick(*reached_and_ms: tuple[float, float], memory: int | None = None) -> Recipe:
-        results.update(zip(names, reached_and_ms, strict=True))
+        results.update(zip([*names, lean], reached_and_ms, strict=True))
         tried.clear()
         return fitted(mapped, layout, WEIGHTS, memory=memory)
 
-    assert pick((0.96, 3), (0.99, 2), (0.97, 1), (0.9, 0.1)).kind == "fastscan"
+    assert pick((0.96, 3), (0.97, 1), (0.9, 0.1), (1, 0)).kind == "fastscan"
     assert tried == [(*each, 1100) for each in names]
-    lean = pick((0.96, 3), (0.99, 0.5), (0.97, 1), (0.9, 0.1))
-    assert (lean.kind, lean.links) == ("graph", 8)
-    assert lean.train_rows == N  # for all rows, not for those of the trial
-    assert pick((0.9, 3), (0.94, 2), (0.8, 1), (0.93, 0.1)).links == 8
-    assert pick((0.96, 1), (0.96, 1), (0.96, 1), (0.96, 1)).links == 16
-    assert pick((1, 0), (1, 1), (1, 2), (1, 3), memory=int(lean.resident(N, 96)) - 1).kind == "fastscan"
+    whole = pick((0.96, 1), (0.96, 1), (0.96, 1), (1, 0))
+    assert (whole.kind, whole.links, whole.train_rows) == ("graph", 16, N)  # for all rows, not for those of the trial
+    assert pick((0.9, 3), (0.94, 2), (0.8, 1), (1, 0)).kind == "fastscan"
+    half = pick((1, 0), (1, 1), (1, 2), (1, 0.5), memory=int(whole.resident(N, 96)) - 1)
+    assert (half.kind, half.links) == ("graph", 8)
+    assert tried[0] == (*lean, 1100)
+    assert pick((1, 0), (1, 1), (1, 2), (1, 0), memory=int(half.resident(N, 96)) - 1).kind == "fastscan"
     assert [kind for kind, *_ in tried] == ["IndexIVFPQFastScan", "IndexIVFRaBitQFastScan"]
 
 
