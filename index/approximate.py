@@ -49,8 +49,7 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
         index = inner
         if recipe.dims:
             starts = np.zeros(1, np.int64) if starts is None else starts
-            learned = as_float32(vectors.take(np.sort(rows[:LEARNED_FROM]), axis=0))
-            matrix = learn(learned, starts, recipe.dims, recipe.seed)
+            matrix = learn(_taken(vectors, rows[:LEARNED_FROM]), starts, recipe.dims, recipe.seed)
             rotate = faiss.LinearTransform(dim, recipe.dims, False)
             faiss.copy_array_to_vector(matrix.reshape(-1), rotate.A)
             rotate.is_trained = True
@@ -58,7 +57,7 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
             inner.train(np.concatenate([piece @ matrix.T for piece in _pieces(vectors, np.sort(rows))]))
             index.is_trained = True
         else:
-            inner.train(_pad(as_float32(vectors.take(np.sort(rows), axis=0)), inner.d))
+            inner.train(_pad(_taken(vectors, rows), inner.d))
         bar.set_postfix_str("adding")
         _add(index, vectors, 0, bar)
     return index
@@ -68,7 +67,14 @@ def _pieces(vectors: npt.NDArray[np.float16], rows: Rows) -> Iterator[Float32]:
     """These rows as float32, some at a time."""
     at_once = max(1, ADD_BYTES // (4 * vectors.shape[1]))
     for at in range(0, len(rows), at_once):
-        yield as_float32(vectors.take(rows[at : at + at_once], axis=0))
+        yield _taken(vectors, rows[at : at + at_once])
+
+
+def _taken(vectors: npt.NDArray[np.float16], rows: Rows) -> Float32:
+    """These rows, rising, as float32; a mapped page brings its neighbours with it, so they are given back."""
+    found = as_float32(vectors.take(np.sort(rows), axis=0))
+    release(vectors)
+    return found
 
 
 def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: bool = False) -> None:

@@ -24,6 +24,7 @@ from index.exact import Float32, as_float32
 from index.exact import search as exact_search
 from index.hits import TIE_TOLERANCE, Rows
 from index.table import Layout
+from index.vectors import release
 
 if TYPE_CHECKING:
     from index.approximate import ApproximateIndex
@@ -190,6 +191,7 @@ def measure(
         usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
         found = _without(index.candidates(queries, nprobe, max(usable) + 1, at_least=0), own)  # (q, depth)
         scores = np.where(found >= 0, index.scores(queries, found), -np.inf)
+        release(index.vectors)
         met = {k: np.cumsum(scores >= (true_scores[:, k - 1] - slack)[:, None], axis=1) for k in ks}  # (q, depth)
         for depth in usable:
             at = {k: min(max(depth, k), scores.shape[1]) - 1 for k in ks}
