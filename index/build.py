@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from index import approximate, drift, graph, table, tuning, vectors
+from index import accelerate, approximate, drift, graph, table, tuning, vectors
 from index.approximate import ApproximateIndex
 from index.errors import DamagedError, GalleryError, MismatchError
 from index.exact import ExactIndex
@@ -35,41 +35,53 @@ Vectors = npt.NDArray[np.float16]
 
 
 def build_generation(
-    gallery: Gallery, kind: str = "auto", seed: int = 0, progress: bool = False, memory: int | None = None
+    gallery: Gallery,
+    kind: str = "auto",
+    seed: int = 0,
+    progress: bool = False,
+    memory: int | None = None,
+    device: str | None = None,
 ) -> Generation:
     """Index the gallery's table anew and commit that; ``Gallery.open`` then sees it.
 
     kind: one of ``index.recipe.KINDS``, or "auto": exact for few rows, else what a trial on the gallery's own vectors
-    finds fastest at a recall of 0.95. memory: bytes the index may hold when it serves, beside the mapped vectors.
+    finds fastest at a recall of 0.95. memory: bytes the index may hold when it serves, beside the mapped vectors; 0 is
+    no cap, None that of the current index. The generation remembers it. device: where torch trains and fills the index
+    if it can (``index.accelerate.build``): "cuda", "cpu", ...; None is CUDA where torch is loaded and has it, else
+    FAISS. GalleryError when no such index fits, UnknownNameError for a device that is not there.
 
     The table is streamed once, into the memory-mapped vectors that training, adding and measuring read. Killed at any
     point, the gallery keeps its old generation, and the next build clears what was left. The old generation is removed
     after the commit; a reader that has it open keeps it. Removed rows are indexed too: rows keep their numbers.
     """
-    manifest = gallery.manifest
-    recipe = choose(manifest.rows, manifest.layout.dim, kind, seed)
+    manifest, current = gallery.manifest, gallery.manifest.current
+    memory = (current.memory if current is not None else None) if memory is None else memory or None
+    recipe, on = choose(manifest.rows, manifest.layout.dim, kind, seed), accelerate.chosen(device)
     if not manifest.rows:
         raise GalleryError(f"{gallery.path}: no rows to index; add photos with `fsearch build-index PHOTOS`")
 
     def train(mapped: Vectors) -> tuple[Recipe, Any]:
         found = fitted(mapped, manifest.layout, manifest.weights, kind, memory, seed, progress)
         starts = np.array([block.start for block in manifest.layout.blocks])
-        return found, approximate.build(mapped, found, starts, progress)
+        index = accelerate.build(mapped, found, on, progress) if on is not None else None
+        return found, approximate.build(mapped, found, starts, progress) if index is None else index
 
-    return _generation(gallery, recipe, gallery.embeddings(), train, None, progress)
+    return _generation(gallery, recipe, gallery.embeddings(), train, None, memory, progress)
 
 
 def extend_generation(gallery: Gallery, progress: bool = False) -> Generation:
     """Index the tail too, and commit that: the old index goes on without training, its recall is measured again.
 
     ``Generation.drift`` then says how well it finds the rows it was not trained on. An index that has outgrown its kind
-    (see ``kept_kind``) is built anew instead.
+    (see ``kept_kind``) is built anew instead, and one that has outgrown its cap on memory as what fits it.
     """
     manifest, current = gallery.manifest, gallery.manifest.current
     kind = kept_kind(manifest)
     if current is None or not manifest.indexed_parts or choose(manifest.rows, 1, kind).kind != current.recipe["kind"]:
         return build_generation(gallery, kind, progress=progress)
     recipe, start = Recipe(**current.recipe), manifest.indexed
+    if current.memory is not None and recipe.resident(manifest.rows, manifest.layout.dim) > current.memory:
+        return build_generation(gallery, progress=progress)
 
     old = _base(gallery, current)
     promised = current.drift.promised if current.drift is not None else old.expected_recall(None, drift.K)
@@ -80,7 +92,7 @@ def extend_generation(gallery: Gallery, progress: bool = False) -> Generation:
         return recipe, old.index
 
     batches = _old_and_new(gallery, current)
-    return _generation(gallery, recipe, batches, extended, (_trained(manifest), promised), progress)
+    return _generation(gallery, recipe, batches, extended, (_trained(manifest), promised), current.memory, progress)
 
 
 def kept_kind(manifest: Manifest, rows: int | None = None) -> str:
@@ -96,6 +108,14 @@ def kept_kind(manifest: Manifest, rows: int | None = None) -> str:
     return "auto" if kind == usual or (kind != "exact" and rows < TRAINABLE_FROM) else kind
 
 
+def is_current(manifest: Manifest, kind: str = "auto", memory: int | None = None) -> bool:
+    """Whether the current index already is what ``build_generation`` is asked for by these arguments."""
+    current = manifest.current
+    if current is None or kind not in ("auto", current.recipe["kind"]):
+        return False
+    return memory is None or (memory or None) == current.memory
+
+
 def _trained(manifest: Manifest) -> int:
     """The rows that the current index was trained on, from row 0; 0 when it is of another table."""
     current = manifest.current
@@ -108,6 +128,7 @@ def _generation(
     batches: Iterable[Vectors],
     make: Callable[[Vectors], tuple[Recipe, Any]],
     before: tuple[int, float] | None,
+    memory: int | None,
     progress: bool,
 ) -> Generation:
     """Write and commit a generation of all rows: their vectors, then the index ``make`` makes of them, measured.
@@ -134,7 +155,7 @@ def _generation(
                 searched = ApproximateIndex(index, mapped, curve, scorer)
                 found = drift.measure(searched, manifest.layout, manifest.weights, *before, recipe.seed)
             files |= {each: file_facts(folder / each) for each in (INDEX, TUNING)}
-    generation = Generation(name, asdict(recipe), files, manifest.table_fingerprint, drift=found)
+    generation = Generation(name, asdict(recipe), files, manifest.table_fingerprint, None, found, memory)
     gallery.commit(with_generation(manifest, generation))
     for old in manifest.generations:
         remove(gallery.path / old.name)

@@ -54,7 +54,7 @@ def add(path: str | Path, rows: pa.Table, *, tail_rows: int = TAIL_ROWS, progres
         footer = {"model": gallery.manifest.model["fingerprint"], "config": gallery.manifest.config_fingerprint}
         parts: list[Part] = []
         for start in range(0, len(fitted), ROWS_PER_PART):
-            file = path / TABLE / _part_name(gallery.manifest.next_part + len(parts))
+            file = path / TABLE / part_name(gallery.manifest.next_part + len(parts))
             parts.append(table.write_part(file, fitted.slice(start, ROWS_PER_PART), footer))
         return append(gallery, parts, tail_rows=tail_rows, progress=progress)
 
@@ -77,7 +77,7 @@ def append(
     ids = table.read_columns([gallery.path / TABLE / part.name for part in parts], ["id"])["id"] if parts else None
     if ids is None or not len(ids):
         return Change(gallery)
-    _refuse_twice(ids)
+    refuse_twice(ids)
     replaced = gallery.rows_among(ids.combine_chunks())
     changes = Changes(manifest.changes.added + len(ids), manifest.changes.removed + len(replaced), last)
     generations = [
@@ -127,11 +127,19 @@ def remove(path: str | Path, ids: Iterable[str]) -> Change:
         return Change(Gallery.open(path), 0, len(rows))
 
 
-def compact(path: str | Path, kind: str | None = None, seed: int = 0, progress: bool = False) -> Change:
+def compact(
+    path: str | Path,
+    kind: str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    memory: int | None = None,
+    device: str | None = None,
+) -> Change:
     """Drop removed rows from the table, train the index anew on what is left, and measure it.
 
-    kind: "auto", "exact" or "ivfpq" (None: that which the gallery has, or auto's choice where auto chose that). Readers
-    go on with what they have open. Takes the disk space of a second gallery while it runs.
+    kind, memory, device: see ``build_generation``. kind None: that which the gallery has, or auto's choice where auto
+    chose that or another ``memory`` is asked for. Readers go on with what they have open. Takes the disk space of a
+    second gallery while it runs.
     """
     path = Path(path)
     Gallery.read_manifest(path)
@@ -140,7 +148,10 @@ def compact(path: str | Path, kind: str | None = None, seed: int = 0, progress: 
         manifest = gallery.manifest
         if not manifest.photos:
             raise GalleryError(f"{path}: every photo was removed, nothing is left to index; add photos first")
-        kind = kept_kind(manifest, manifest.photos) if kind is None else kind
+        if kind is None:
+            kind = kept_kind(manifest, manifest.photos) if memory is None else "auto"
+        if memory is None and manifest.current is not None:
+            memory = manifest.current.memory
         remove_leftovers(path)
         # parts of a few rows, from many small additions, are joined too
         if manifest.removed or len(manifest.parts) > 2 * -(-manifest.rows // ROWS_PER_PART):
@@ -149,7 +160,7 @@ def compact(path: str | Path, kind: str | None = None, seed: int = 0, progress: 
             manifest = replace(
                 manifest, parts=parts, rows=sum(part.rows for part in parts), removed=0, files=files, generation=None
             )
-        build_generation(Gallery(path, manifest), kind, seed, progress)
+        build_generation(Gallery(path, manifest), kind, seed, progress, memory, device)
         opened = Gallery.open(path)
         tidy(path, opened.manifest)
         return Change(opened, 0, gallery.manifest.removed)
@@ -166,7 +177,7 @@ def _live_parts(gallery: Gallery, progress: bool) -> list[Part]:
             waiting.append(piece)
             held = pa.concat_tables(waiting)
             while len(held) >= ROWS_PER_PART or (last and len(held)):
-                file = gallery.path / TABLE / _part_name(manifest.next_part + len(parts))
+                file = gallery.path / TABLE / part_name(manifest.next_part + len(parts))
                 parts.append(table.write_part(file, held.slice(0, ROWS_PER_PART).combine_chunks(), footer))
                 held = held.slice(ROWS_PER_PART)
             waiting = [held] if len(held) else []
@@ -209,7 +220,8 @@ def _with_removed(gallery: Gallery, manifest: Manifest, rows: Rows) -> Manifest:
     return replace(manifest, removed=len(removed), files=files | {name: file_facts(gallery.path / name)})
 
 
-def _part_name(number: int) -> str:
+def part_name(number: int) -> str:
+    """The file of a part in the table folder."""
     return f"part-{number:05d}.parquet"
 
 
@@ -225,7 +237,7 @@ def _fitted(gallery: Gallery, rows: pa.Table) -> pa.Table:
     ids = rows["id"]
     if ids.null_count or "" in ids.to_pylist():
         raise InputError("rows to add hold a blank id; every row needs one")
-    _refuse_twice(ids)
+    refuse_twice(ids)
     if "norms" not in names:
         ones = np.ones((len(rows), len(manifest.layout.blocks)), np.float32)
         rows = rows.append_column("norms", table.fixed_size_list(ones))
@@ -241,10 +253,11 @@ def _fitted(gallery: Gallery, rows: pa.Table) -> pa.Table:
     return fitted
 
 
-def _refuse_twice(ids: pa.ChunkedArray) -> None:
+def refuse_twice(ids: pa.ChunkedArray) -> None:
+    """InputError for ids that are not unique."""
     if len(ids.unique()) < len(ids):
         twice = next(each for each in ids.value_counts() if each["counts"].as_py() > 1)["values"].as_py()
-        raise InputError(f"id {twice!r} is given twice; ids are unique, nothing was added")
+        raise InputError(f"id {twice!r} is given twice; ids are unique, nothing was written")
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

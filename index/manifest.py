@@ -1,7 +1,8 @@
 """gallery.json: what a gallery's manifest says, and how it is read and written.
 
-Format 1 knows a table and an index of all its rows. What came later (rows added behind the index, removed rows, drift)
-is written only where a gallery has it, as format 2, which older code refuses instead of misreading it.
+Format 1 knows a table and an index of all its rows. What came later is written only where a gallery has it, as a format
+that older code refuses instead of misreading it: rows added behind the index, removed rows and drift as format 2; an
+index whose vectors.f16 begins with a header (``index.vectors``), or that has a cap on its memory, as format 3.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 from index.errors import DamagedError, FsearchError, GalleryError
 from index.table import Layout, Part
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "gallery.json"
 REMOVED = "removed-"  # removed-000007.npy: the rows of the table that are no longer in the gallery
 DRIFTED = 0.03  # recall on new rows this far below the promised one is drift; sampling alone moves it by about 0.01
+NO_MODEL = {"name": "none", "fingerprint": ""}
 _NO_CHECKSUM = "0" * 64
 
 
@@ -58,7 +60,8 @@ class Changes:
 class Generation:
     """One index over the table, in a folder of its own. ``files``: name -> {"bytes", "sha256"}.
 
-    It indexes the first ``parts`` parts (None: all of them), whose fingerprint it remembers.
+    It indexes the first ``parts`` parts (None: all of them), whose fingerprint it remembers. memory: the bytes that it
+    may hold beside the mapped vectors, if it was built with such a cap; a later build keeps to it.
     """
 
     name: str
@@ -67,6 +70,12 @@ class Generation:
     table_fingerprint: str
     parts: int | None = None
     drift: Drift | None = None
+    memory: int | None = None
+
+    @property
+    def headed(self) -> bool:
+        """Whether its vectors.f16 begins with a header: since then recipes name their projection."""
+        return "dims" in self.recipe
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,11 @@ class Manifest:
     @property
     def table_fingerprint(self) -> str:
         return table_fingerprint(self.parts)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a network made the embeddings; not where they were given (``index.create``)."""
+        return bool(self.model["fingerprint"])
 
     @property
     def photos(self) -> int:
@@ -147,8 +161,9 @@ class Manifest:
         body = {**asdict(self), "layout": self.layout.to_json()}
         later = [*_drop_defaults(body, {"removed": 0, "changes": asdict(Changes())})]
         for each in body["generations"]:
-            later += _drop_defaults(each, {"parts": None, "drift": None})
-        body = {"checksum": _NO_CHECKSUM, "format": FORMAT if later else 1, **body}
+            later += _drop_defaults(each, {"parts": None, "drift": None, "memory": None})
+        headed = any(each.headed for each in self.generations)
+        body = {"checksum": _NO_CHECKSUM, "format": 3 if headed or "memory" in later else 2 if later else 1, **body}
         text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
         return text.replace(_NO_CHECKSUM, hashlib.sha256(text.encode()).hexdigest(), 1).encode()
 

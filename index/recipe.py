@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 
-from index.errors import GalleryError
+from index.errors import GalleryError, InputError
 
 KINDS = ("exact", "ivfpq", "fastscan", "rabitq", "graph")
 EXACT_BELOW = 20_000  # rows that brute force reads in a few milliseconds
 TRAINABLE_FROM = 1024  # an 8-bit codebook has 256 entries: fewer than 4 rows for each teach it nothing
 TRAIN_PER_LIST = 40  # rows a k-means centroid is learned from; FAISS asks for 39
 GRAPH_TRAIN = 65_536  # rows that a graph's projection and the ranges of its 8-bit codes are learned from
+
+
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def bytes_of(text: str) -> int:
+    """``"2GB"``, ``"1.5 GiB"`` or ``"300000"`` as a number of bytes; InputError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().casefold())
+    if found is None or found[2] not in ("", "b", *_UNITS):
+        raise InputError(f"{text!r} is no size: write bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB")
+    return round(float(found[1]) * _UNITS.get(found[2], 1))
 
 
 @dataclass(frozen=True)

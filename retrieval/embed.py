@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,8 @@ import torch
 from tqdm import tqdm
 
 from index import table
-from index.build import build_generation, kept_kind
+from index.accelerate import chosen
+from index.build import build_generation, is_current, kept_kind
 from index.errors import DamagedError, GalleryError, InputError, MismatchError, PhotoError
 from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, only_writer, remove, sha256_file
 from index.gallery import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
@@ -171,15 +172,9 @@ def _finished(path: Path, wanted: dict[str, str]) -> tuple[Part | None, list[Rej
 
 
 def _write(
-    pool: ThreadPoolExecutor,
-    span: Sequence[Photo],
-    labels: Sequence[str],
-    model: Model,
-    path: Path,
-    footer: dict[str, str],
-    limits: photos.Limits,
-    bar: tqdm,
-) -> tuple[Part, list[Rejected]]:
+    pool: ThreadPoolExecutor, span: Sequence[Photo], labels: Sequence[str], model: Model, path: Path,
+    footer: dict[str, str], limits: photos.Limits, bar: tqdm,
+) -> tuple[Part, list[Rejected]]:  # fmt: skip
     schema = table.schema(layout_of(model), labels, list(model.memory.vocabulary))
     groups = [span[at : at + BATCH] for at in range(0, len(span), BATCH)]
     batches: list[pa.RecordBatch] = []
@@ -234,12 +229,15 @@ def build_gallery(
     *,
     kind: str = "auto",
     replace: bool = False,
+    memory: int | None = None,
+    device: str | None = None,
     rows_per_part: int = ROWS_PER_PART,
     progress: bool = False,
 ) -> Built:
     """Embed every photo of ``source`` and index it: ``fsearch build-index``.
 
-    model: a checkpoint or a shipped model's name (default: the shipped one); kind: "auto", "exact" or "ivfpq".
+    model: a checkpoint or a shipped model's name (default: the shipped one); kind, memory, device: of the index, see
+    ``index.build.build_generation``.
     Interrupted, the same call goes on at the first part that is missing. A gallery that already holds these photos, by
     this model, is left as it is; what is damaged in it is made anew. One of other photos or another model, or one that
     was added to or removed from since, is a MismatchError, unless ``replace``: then the new one is built beside it and
@@ -255,21 +253,16 @@ def build_gallery(
     layout, labels = layout_of(network), list(source.attributes)
     table.schema(layout, labels, list(network.vocabulary))  # what cannot be built is refused before anything is written
     choose(len(source), layout.dim, kind)
+    chosen(device)
+    index: dict[str, Any] = {"kind": kind, "memory": memory, "device": device}
     with only_writer(path):
-        return _build(source, path, network, identity, labels, kind, replace, rows_per_part, progress)
+        return _build(source, path, network, identity, labels, index, replace, rows_per_part, progress)
 
 
 def _build(
-    source: PhotoSource,
-    path: Path,
-    network: Model,
-    identity: dict[str, str],
-    labels: list[str],
-    kind: str,
-    replace: bool,
-    rows_per_part: int,
-    progress: bool,
-) -> Built:
+    source: PhotoSource, path: Path, network: Model, identity: dict[str, str], labels: list[str],
+    index: dict[str, Any], replace: bool, rows_per_part: int, progress: bool,
+) -> Built:  # fmt: skip
     layout = layout_of(network)
     old = _existing(path, replace)
     broken: list[Path] = []
@@ -277,7 +270,7 @@ def _build(
         _refuse_another(old, identity)
         broken = [f for f, facts in old.named_files().items() if not f.is_file() or sha256_file(f) != facts["sha256"]]
         if all(file.parent.name.startswith("gen-") for file in broken):
-            return _as_it_is(old, kind, bool(broken), progress)
+            return _as_it_is(old, index, bool(broken), progress)
     first = old.manifest.next_part if old else 0
     _plan(path, identity | {"rows_per_part": str(rows_per_part)}, old is None, replace)
     remove_leftovers(path)
@@ -321,25 +314,31 @@ def _build(
         generations=list(old.manifest.generations) if old else [],  # their names are taken; replaced by the new one
         created_by=f"fsearch {metadata.version('fsearch')}",
     )
-    build_generation(Gallery(path, manifest), kind, progress=progress)
+    build_generation(Gallery(path, manifest), progress=progress, **index)
     opened = Gallery.open(path)
     _tidy(path, opened)
     return Built(opened, len(rejected), True)
 
 
-def reindex(gallery: str | Path, kind: str = "auto", seed: int = 0, progress: bool = False) -> Gallery:
-    """Build a gallery's index anew from its table, of the same kind unless told: ``fsearch build-index --reindex``."""
+def reindex(
+    gallery: str | Path, kind: str = "auto", seed: int = 0, progress: bool = False, memory: int | None = None,
+    device: str | None = None,
+) -> Gallery:  # fmt: skip
+    """Build a gallery's index anew from its table: ``fsearch build-index --reindex``.
+
+    It is of the same kind unless told, and under the same cap on memory unless that is told: then auto chooses anew.
+    """
     path = Path(gallery)
     Gallery.read_manifest(path)  # what is no gallery is said before it is held
     with only_writer(path):
-        return _reindex(path, kind, seed, progress)
+        return _reindex(path, kind, seed, progress, memory, device)
 
 
-def _reindex(path: Path, kind: str, seed: int, progress: bool) -> Gallery:
+def _reindex(path: Path, kind: str, seed: int, progress: bool, memory: int | None, device: str | None) -> Gallery:
     manifest = Gallery.read_manifest(path)  # the broken index itself must not stand in the way
-    if kind == "auto" and manifest.current is not None:
+    if kind == "auto" and memory is None and manifest.current is not None:
         kind = kept_kind(manifest)
-    build_generation(Gallery(path, manifest), kind, seed, progress)
+    build_generation(Gallery(path, manifest), kind, seed, progress, memory, device)
     return Gallery.open(path)
 
 
@@ -372,16 +371,15 @@ def _refuse_another(old: Gallery, identity: dict[str, str]) -> None:
     ):
         if has != wanted:
             raise MismatchError(
-                f"{old.path} {what} {has}, this is {wanted}: choose another --gallery, or --replace this one"
+                f"{old.path} {what} {has or 'none'}, this is {wanted}: choose another --gallery, or --replace this one"
             )
 
 
-def _as_it_is(old: Gallery, kind: str, broken: bool, progress: bool) -> Built:
-    """Keep a gallery of the same photos and model; its index is made anew if it is broken or of another kind."""
-    current = old.manifest.current
-    if not broken and current is not None and kind in ("auto", current.recipe["kind"]):
+def _as_it_is(old: Gallery, index: dict[str, Any], broken: bool, progress: bool) -> Built:
+    """Keep a gallery of the same photos and model; its index is made anew if it is broken or another is asked for."""
+    if not broken and is_current(old.manifest, index["kind"], index["memory"]):
         return Built(old, old.manifest.rejected, False)
-    return Built(_reindex(old.path, kind, 0, progress), old.manifest.rejected, True)
+    return Built(_reindex(old.path, seed=0, progress=progress, **index), old.manifest.rejected, True)
 
 
 def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> None:

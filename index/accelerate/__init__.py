@@ -7,12 +7,16 @@ trains: k-means on the inner product with centroids of length 1, product quantis
 from index.accelerate.brute_force import exact_search, rerank_scores
 from index.accelerate.devices import device, resident, stream
 from index.accelerate.faiss_gpu import OnGpu, to_gpu
+from index.accelerate.recipes import Chosen, build, chosen
 from index.accelerate.training import assemble, build_ivfpq, encode, kmeans, project_pca, train
 
 __all__ = [
+    "Chosen",
     "OnGpu",
     "assemble",
+    "build",
     "build_ivfpq",
+    "chosen",
     "device",
     "encode",
     "exact_search",

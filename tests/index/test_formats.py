@@ -42,11 +42,25 @@ def test_it_can_be_changed_and_is_then_of_format_2(tmp_path: Path) -> None:
     hits = open_index(gallery).search(as_float32(fresh), 9)
     assert hits.rows[0, :2].tolist() == [7, 8]
     assert hits.counts.tolist() == [7]
+    assert json.loads((path / "gallery.json").read_bytes())["format"] == 2
     assert verify(path) == []
 
 
 @pytest.mark.parametrize("kind", ["exact", "auto"])
-def test_a_gallery_that_was_only_built_stays_of_format_1(kind: str, tmp_path: Path) -> None:
+def test_a_new_index_is_of_format_3(kind: str, tmp_path: Path) -> None:
+    """Its vectors.f16 begins with a header, which older code would take for vectors."""
     path = Path(shutil.copytree(FORMAT_1, tmp_path / "gallery"))
-    build_generation(Gallery.open(path), kind)
-    assert json.loads((path / "gallery.json").read_bytes())["format"] == 1
+    old = Gallery.open(path)
+    assert old.manifest.current is not None
+    assert not old.manifest.current.headed
+    build_generation(old, kind)
+    assert json.loads((path / "gallery.json").read_bytes())["format"] == 3
+    gallery = Gallery.open(path)
+    assert gallery.manifest.current is not None
+    assert gallery.manifest.current.headed
+    every = np.arange(7)
+    assert np.array_equal(gallery.vectors(every), old.vectors(every))
+    file = path / gallery.manifest.current.name / "vectors.f16"
+    assert file.read_bytes().endswith(old.vectors(every).tobytes())
+    assert file.stat().st_size > old.vectors(every).nbytes
+    assert verify(path) == []
