@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from index.errors import FsearchError
+from index.recipe import KINDS, bytes_of
 
 FOLDER = click.Path(path_type=Path)
 RESUMED = ("build-index", "train", "generate")
@@ -51,40 +52,76 @@ def _gallery(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)  # fmt: skip
 
 
+def _index(recipe: str | None) -> Callable[..., Any]:
+    """The options that say which index is built."""
+    anew = "Another kind of index." if recipe is None else "The kind of index; auto tries them on the vectors."
+    options = [
+        click.option("--recipe", type=click.Choice(["auto", *KINDS]), default=recipe, show_default=True, help=anew),
+        click.option(
+            "--memory", metavar="SIZE", callback=lambda _, __, size: None if size is None else bytes_of(size),
+            help="What the index may hold in memory, such as 2GB; kept by later builds; 0 lifts it.",
+        ),
+        click.option("--device", metavar="NAME", help="Where torch builds an ivfpq index: cuda or cpu."),
+    ]  # fmt: skip
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
+
+
+def _vectors(command: Callable[..., Any]) -> Callable[..., Any]:
+    said = "Index this column of a Parquet, lists of floats, instead of photos."
+    return click.option("--vectors", metavar="COLUMN", help=said)(command)
+
+
 @main.command("build-index")
 @click.argument("photos", type=FOLDER, required=False)
 @_gallery
 @click.option("--labels", type=FOLDER, help="CSV or Parquet with an id (file name without its ending) or path column.")
 @click.option("--model", help="A .safetensors checkpoint, or a shipped model's name.  [default: products]")
-@click.option("--recipe", type=click.Choice(["auto", "exact", "ivfpq"]), default="auto", show_default=True)
+@_index("auto")
+@_vectors
+@click.option("--blocks", metavar="NAME=DIMS,...", help="The blocks of --vectors, in order.  [default: one, vector]")
 @click.option("--replace", is_flag=True, help="Replace a gallery of other photos or another model.")
 @click.option("--reindex", is_flag=True, help="Only build the index anew, from the gallery's table.")
 def build_index(
-    photos: Path | None,
-    gallery: Path,
-    labels: Path | None,
-    model: str | None,
-    recipe: str,
-    replace: bool,
-    reindex: bool,
-) -> None:
+    photos: Path | None, gallery: Path, labels: Path | None, model: str | None, recipe: str, memory: int | None,
+    device: str | None, vectors: str | None, blocks: str | None, replace: bool, reindex: bool,
+) -> None:  # fmt: skip
     """Embed a folder (or CSV, or Parquet) of photos and index it; interrupted, it goes on where it stopped.
 
     \b
     fsearch build-index photos/ --labels labels.csv --gallery shop.gallery
     """
+    if (photos is None) != reindex:
+        raise click.UsageError("give PHOTOS, or --reindex to index an existing gallery anew")
+    if (vectors is None and blocks) or (vectors is not None and (photos is None or labels or model)):
+        raise click.UsageError(
+            "--vectors COLUMN goes with a Parquet and --blocks, not with --labels, --model, --reindex"
+        )
+    if photos is not None and vectors is not None:
+        from index.create import create, parse_blocks
+
+        made = create(
+            gallery, photos, blocks=parse_blocks(blocks) if blocks else None, vector_column=vectors, kind=recipe,
+            memory=memory, device=device, replace=replace, progress=True,
+        )  # fmt: skip
+        click.echo(_summary(made))
+        return
     from retrieval import embed
     from retrieval.datasets.readers import open_photos
 
-    if (photos is None) != reindex:
-        raise click.UsageError("give PHOTOS, or --reindex to index an existing gallery anew")
     if photos is None:
-        made = embed.reindex(gallery, recipe, progress=True)
+        made = embed.reindex(gallery, recipe, progress=True, memory=memory, device=device)
         click.echo(_summary(made))
         return
     built = embed.build_gallery(
-        open_photos(photos, labels), gallery, model, kind=recipe, replace=replace, progress=True
-    )
+        open_photos(photos, labels), gallery, model, kind=recipe, replace=replace, memory=memory, device=device,
+        progress=True,
+    )  # fmt: skip
     click.echo(_summary(built.gallery) if built.fresh else f"{gallery} is up to date: {_summary(built.gallery)}")
     if built.rejected:
         reasons = embed.rejected_reasons(built.gallery)
@@ -95,32 +132,35 @@ def build_index(
 @click.argument("photos", type=FOLDER)
 @_gallery
 @click.option("--labels", type=FOLDER, help="As for build-index; only columns that the gallery has.")
-def add(photos: Path, gallery: Path, labels: Path | None) -> None:
+@_vectors
+def add(photos: Path, gallery: Path, labels: Path | None, vectors: str | None) -> None:
     """Add photos to a gallery, in place of those whose ids it has; interrupted, it goes on where it stopped.
 
     \b
     fsearch add new-photos/ --labels labels.csv --gallery shop.gallery
     """
-    from retrieval import catalogue
-    from retrieval.datasets.readers import open_photos
+    change: Any
+    if vectors is not None:
+        from index.create import add_vectors
 
-    change = catalogue.add_photos(open_photos(photos, labels), gallery, progress=True)
+        if labels:
+            raise click.UsageError("--vectors takes labels from the Parquet's own columns, not from --labels")
+        change = add_vectors(gallery, photos, vector_column=vectors, progress=True)
+    else:
+        from retrieval import catalogue
+        from retrieval.datasets.readers import open_photos
+
+        change = catalogue.add_photos(open_photos(photos, labels), gallery, progress=True)
     done = f"{change.added:,} added, {change.removed:,} of them in place of old ones"
     _changed(change, done if change.added else "nothing new")
-    if change.rejected:
+    if vectors is None and change.rejected:
         click.echo(f"{change.rejected:,} not added ({change.reasons}); see {change.gallery.file('rejected.parquet')}")
 
 
 @main.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_gallery
-@click.option(
-    "--ids",
-    "file",
-    type=FOLDER,
-    metavar="FILE",
-    help="Ids from a file: one a line, or the id column of a CSV or Parquet.",
-)
+@click.option("--ids", "file", type=FOLDER, metavar="FILE", help="A file of ids: one a line, or its id column.")
 def remove(ids: tuple[str, ...], gallery: Path, file: Path | None) -> None:
     """Remove photos from a gallery by their ids; they answer no more.
 
@@ -138,8 +178,8 @@ def remove(ids: tuple[str, ...], gallery: Path, file: Path | None) -> None:
 
 @main.command()
 @_gallery
-@click.option("--recipe", type=click.Choice(["auto", "exact", "ivfpq"]), help="Another kind of index.")
-def compact(gallery: Path, recipe: str | None) -> None:
+@_index(None)
+def compact(gallery: Path, recipe: str | None, memory: int | None, device: str | None) -> None:
     """Drop removed photos from a gallery's table and train its index anew; readers are not disturbed.
 
     \b
@@ -147,7 +187,7 @@ def compact(gallery: Path, recipe: str | None) -> None:
     """
     from index import catalogue as rows
 
-    change = rows.compact(gallery, recipe, progress=True)
+    change = rows.compact(gallery, recipe, progress=True, memory=memory, device=device)
     _changed(change, f"{change.removed:,} rows dropped")
 
 
@@ -160,10 +200,9 @@ def _changed(change: Any, done: str) -> None:
 def _summary(gallery: Any) -> str:
     manifest = gallery.manifest
     recipe = manifest.current.recipe if manifest.current else {"kind": "no index"}
-    return (
-        f"{manifest.photos:,} photos, {manifest.layout.dim} dimensions, {recipe['kind']} index, "
-        f"model {manifest.model['name']} {manifest.model['fingerprint']}"
-    )
+    made = f"model {manifest.model['name']} {manifest.model['fingerprint']}" if manifest.has_model else "no model"
+    what = "photos" if manifest.has_model else "vectors"
+    return f"{manifest.photos:,} {what}, {manifest.layout.dim} dimensions, {recipe['kind']} index, {made}"
 
 
 @main.command()
@@ -181,6 +220,8 @@ def _summary(gallery: Any) -> str:
 @click.option("--topk", "-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--page", type=click.IntRange(1), default=1, help="2 for the next topk results, and so on.")
 @click.option("--recall", type=click.FloatRange(0, 1), help="Least recall@topk to search for.  [default: 0.95]")
+@click.option("--nprobe", type=click.IntRange(1), help="Lists to probe, or a graph's efSearch, instead of --recall.")
+@click.option("--rerank", type=click.IntRange(1), help="Candidates to score on the stored vectors, likewise.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the results as pictures: .html or .png.")
 @click.option("--batch", type=FOLDER, metavar="FILE", help="Queries from a CSV or Parquet instead; needs --out.")
@@ -189,8 +230,8 @@ def _summary(gallery: Any) -> str:
 def query(
     photo: Path | None, gallery: Path, set_: tuple[str, ...], from_: tuple[str, ...], weight: tuple[str, ...],
     drop: tuple[str, ...], where: tuple[str, ...], like: str | None, exclude: tuple[str, ...], one_per: str | None,
-    min_score: float | None, topk: int, page: int, recall: float | None, as_json: bool, save: Path | None,
-    batch: Path | None, out: Path | None, model: str | None,
+    min_score: float | None, topk: int, page: int, recall: float | None, nprobe: int | None, rerank: int | None,
+    as_json: bool, save: Path | None, batch: Path | None, out: Path | None, model: str | None,
 ) -> None:  # fmt: skip
     """Search by a photo, edited: same style, other color.
 
@@ -210,16 +251,15 @@ def query(
             raise click.UsageError("--batch takes edits, filters and weights from the file's columns, not from options")
         from retrieval.serving.batch import run_batch
 
-        done, failed = run_batch(
-            Engine.open(gallery, model), batch, out, topk, recall, (page - 1) * topk, progress=True
-        )
+        engine = Engine.open(gallery, model, nprobe, rerank)
+        done, failed = run_batch(engine, batch, out, topk, recall, (page - 1) * topk, progress=True)
         click.echo(f"{done:,} queries answered, {failed:,} failed (see the error column); results in {out}")
         return
     if save is not None:
         from retrieval.serving.sheet import checked
 
         checked(save)
-    engine = Engine.open(gallery, model)
+    engine = Engine.open(gallery, model, nprobe, rerank)
     result = engine.query(
         photo, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"), weight=q.weights_of(weight),
         drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score, topk=topk,

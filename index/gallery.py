@@ -171,6 +171,8 @@ class Gallery:
         source = self.manifest.source.get("path", "PHOTOS")
         if path.parent.name in [each.name for each in self.manifest.generations]:
             return f"run `fsearch build-index --reindex --gallery {self.path}`"
+        if not self.manifest.has_model:
+            return "restore it, or make the gallery anew from its vectors, with --replace"
         if self.manifest.changes == Changes():
             return f"run `fsearch build-index {source} --gallery {self.path}`"
         # what was added is in no listing that the gallery knows of

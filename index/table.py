@@ -32,6 +32,7 @@ VECTOR_COLUMNS = ("norms", "embedding")
 PREDICTED = "predicted_"
 ROWS_PER_GROUP = 4096
 ROWS_PER_PART = 8192
+NOTHING = 1e-12  # the length of a block without any response
 Source = str | os.PathLike[str]  # a part by its path, or held open (``index.held``)
 
 
@@ -90,6 +91,22 @@ class Layout:
                 raise InputError(f"weight {name}={weight}: a weight is a finite number, 0 or more")
             scale[self.slice(name)] = weight
         return scale
+
+    def units(self, vectors: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Raw vectors, float (n, dim), as unit blocks, float32 (n, dim), and the lengths they had, float32 (n, blocks).
+
+        A block shorter than NOTHING has no direction: it becomes zeros of length 0.
+        """
+        wide = vectors if vectors.dtype == np.float64 else vectors.astype(np.float32)
+        out, norms = np.empty(vectors.shape, np.float32), np.empty((len(vectors), len(self.blocks)), np.float32)
+        for i, block in enumerate(self.blocks):
+            part = wide[:, block.start : block.stop]
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so, for the caller to see
+                length = np.sqrt(np.einsum("nd,nd->n", part, part))
+                length[length < NOTHING] = 0
+                scale = np.divide(1, length, out=np.zeros_like(length), where=length != 0)
+                out[:, block.start : block.stop], norms[:, i] = part * scale[:, None], length
+        return out, norms
 
     def to_json(self) -> list[dict[str, Any]]:
         return [asdict(block) for block in self.blocks]

@@ -51,6 +51,11 @@ def add_photos(
     with only_writer(path):
         opened = Gallery.open(path)
         manifest = opened.manifest
+        if not manifest.has_model:
+            raise InputError(
+                f"{path} was made from vectors and has no model that could embed a photo; add vectors:"
+                " `fsearch add FILE.parquet --vectors COLUMN`"
+            )
         if unknown := [name for name in source.attributes if name not in manifest.labels]:
             has = table.nearest(unknown[0], manifest.labels) if manifest.labels else "it has no labels"
             raise InputError(f"no label column {unknown[0]!r} in {path}; {has}; build-index takes new columns")

@@ -17,8 +17,10 @@ import pyarrow as pa
 
 from index.build import open_index
 from index.errors import InputError, MismatchError
+from index.facts import describe
 from index.filters import Columns
 from index.gallery import MEMORY, MODEL, Changes, Gallery
+from index.knobs import Knobs
 from index.live import exact_of
 from index.ranges import Found
 from index.table import PREDICTED
@@ -42,31 +44,46 @@ FEW = 8  # ids looked up one by one
 class Engine:
     """A gallery opened for queries. Thread-safe for reading; holds one consistent generation."""
 
-    def __init__(self, gallery: Gallery, model: str | Path | None = None) -> None:
+    def __init__(
+        self, gallery: Gallery, model: str | Path | None = None, nprobe: int | None = None, rerank: int | None = None
+    ) -> None:
         self.gallery = gallery
         manifest = gallery.manifest
         self.layout = manifest.layout
         self.names = Names(manifest.attributes, manifest.aliases)
-        self.memory = memory.read(gallery.where(MEMORY))
+        self.memory = memory.read(gallery.where(MEMORY)) if manifest.has_model else memory.NONE
         self.index = open_index(gallery)
+        self._searched = Knobs(self.index, nprobe, rerank) if nprobe or rerank else self.index
         self._columns = Columns(gallery)
         self.edited = float(manifest.aliases.get("edited", 1.0))
         self.keep = float(manifest.aliases.get("keep", 1.0))
         self._model_path = Path(model) if model is not None else None
 
     @classmethod
-    def open(cls, path: str | Path, model: str | Path | None = None) -> Engine:
+    def open(
+        cls, path: str | Path, model: str | Path | None = None, nprobe: int | None = None, rerank: int | None = None
+    ) -> Engine:
         """Open a gallery folder. ``model``: another place of the very model that made it (default: the copy inside).
+
+        nprobe, rerank: knobs that every search then uses, instead of what a recall asks for (``index.knobs``).
 
         Raises GalleryError, DamagedError or MismatchError, each one line that says what to run.
         """
-        return cls(Gallery.open(path), model)
+        return cls(Gallery.open(path), model, nprobe, rerank)
 
     @cached_property
     def model(self) -> Model:
-        """The gallery's network; MismatchError when ``model`` is not the one that made the gallery."""
+        """The gallery's network; MismatchError when ``model`` is not the one that made the gallery.
+
+        InputError where none made it: its vectors were given.
+        """
         from retrieval.models import checkpoint
 
+        if not self.gallery.manifest.has_model:
+            raise InputError(
+                f"{self.gallery.path} was made from vectors and has no model that could embed a photo: query by --like"
+                " ID, or search by a vector from Python (docs/vectors.md)"
+            )
         # at the first photo: a writer may have removed the copy inside since, but it is held open
         model = checkpoint.read(self._model_path or self.gallery.where(MODEL))
         wanted = self.gallery.manifest.model["fingerprint"]
@@ -121,14 +138,14 @@ class Engine:
             for i, (rows, scores) in enumerate(found):
                 hits = self._join(rows, ranking.shown(scores, prepared, i), offset)
                 asked = prepared.vectors[i : i + 1]
-                promised = self.index.expected_recall(recall, offset + (topk or max(len(rows), 1)), asked)
+                promised = self._searched.expected_recall(recall, offset + (topk or max(len(rows), 1)), asked)
                 edits, weights = prepared.edits[i], prepared.weights[i]
                 results.append(Result(hits, edits, weights, promised, prepared.reference[i]))
         return results
 
     def promised(self, topk: int, recall: float | None = None) -> float:
         """The measured recall@topk of the setting that a query at the default weights uses."""
-        return self.index.expected_recall(recall, topk)
+        return self._searched.expected_recall(recall, topk)
 
     def search(
         self,
@@ -139,7 +156,7 @@ class Engine:
         offset: int = 0,
     ) -> list[Found]:
         """Gallery rows and raw scores of each request, best first; ``exact`` bypasses the index (a baseline)."""
-        index = self._exact if exact else self.index
+        index = self._exact if exact else self._searched
         return ranking.ranked(index, prepared, self._columns.codes, topk, recall, offset)
 
     def rank(
@@ -221,6 +238,11 @@ class Engine:
 
     def _edits(self, request: Request, known: Mapping[str, str | None]) -> tuple[Edit, ...]:
         """Resolve ``set`` and ``old``. An old value that the model never learned counts as unknown: only +1 is set."""
+        if (request.set or request.old) and not self.gallery.manifest.has_model:
+            raise InputError(
+                f"{self.gallery.path} was made from vectors and has no attributes to edit; --weight, --drop and --where"
+                " work"
+            )
         olds = {self.names.attribute(name): value for name, value in request.old.items()}
         edits: dict[str, Edit] = {}
         for name, value in request.set.items():
@@ -255,6 +277,11 @@ class Engine:
         return weights
 
     def _block(self, name: str) -> str:
+        if not self.gallery.manifest.has_model:  # its blocks are nobody's attributes
+            folded = [each for each in self.layout.names if each.casefold() == name.casefold()]
+            if name not in self.layout.names and len(folded) != 1:
+                self.layout.slice(name)  # raises, with the nearest names
+            return name if name in self.layout.names else folded[0]
         return LOOK if name.casefold() == LOOK else self.names.attribute(name)
 
     def _one_per(self, request: Request) -> str | None:
@@ -309,14 +336,13 @@ class Engine:
     def info(self) -> dict[str, Any]:
         """What the gallery holds, as ``fsearch info`` prints it: JSON values."""
         manifest = self.gallery.manifest
-        recipe, files = (manifest.current.recipe, manifest.current.files) if manifest.current else ({}, {})
         return {
             "gallery": str(self.gallery.path),
             "photos": manifest.photos,
             "rejected": manifest.rejected,
             "source": manifest.source["path"],
             **self._changes(),
-            "model": f"{manifest.model['name']} {manifest.model['fingerprint']}",
+            "model": f"{manifest.model['name']} {manifest.model['fingerprint']}".strip(),
             "config": manifest.config_fingerprint,
             "made by": manifest.created_by,
             "labels": ", ".join(manifest.labels),
@@ -328,9 +354,7 @@ class Engine:
                 name: f"{len(values)} values: {', '.join(values[:8])}{', ...' if len(values) > 8 else ''}"
                 for name, values in manifest.attributes.items()
             },
-            "index": {key: value for key, value in recipe.items() if value}
-            | {"recall@10": round(self.promised(10), 4)}
-            | self._behind()
+            "index": describe(self.gallery, self.index)
             | {
                 name: f"{facts['bytes']:,} bytes"
                 for name, facts in (manifest.current.files if manifest.current else {}).items()
@@ -342,14 +366,6 @@ class Engine:
         changes, advice = self.gallery.manifest.changes, self.gallery.advice()
         said = {"changes": f"{changes.added:,} added, {changes.removed:,} removed"} if changes != Changes() else {}
         return said | ({"advice": "; ".join(advice)} if advice else {})
-
-    def _behind(self) -> dict[str, Any]:
-        """Rows that the index does not hold or that are removed from it, and how well it finds those added to it."""
-        manifest = self.gallery.manifest
-        drift = manifest.current.drift if manifest.current else None
-        facts = {"rows behind it": manifest.rows - manifest.indexed, "removed rows": manifest.removed}
-        measured = {f"recall@{drift.k} of added": drift.recall} if drift is not None else {}
-        return {name: count for name, count in facts.items() if count} | measured
 
     def photo_path(self, hit_path: str | None) -> Path | None:
         """Where a row's photo lies, if the folder that was indexed is still there."""

@@ -211,7 +211,7 @@ def column_meant(
     gallery: Gallery, columns: Columns, names: Names, name: str, what: str = "--where"
 ) -> tuple[str, str | None]:
     """The column that a user's name means, and the attribute it holds (None: another column). UnknownNameError."""
-    if name in columns.names and name not in names.vocabulary and not name.startswith(PREDICTED):
+    if name in columns.names and name.removeprefix(PREDICTED) not in names.vocabulary:
         return name, None
     try:
         attribute = names.attribute(name.removeprefix(PREDICTED))

@@ -163,6 +163,7 @@ def _listing(file: Path) -> PhotoSource:
     held = set(table.column_names)
     if packed is None and "path" not in held:
         hint = "; to label a folder, give the folder and --labels" if "id" in held else ""
+        hint = f"; to index its vectors, say --vectors {found}" if (found := _vector_column(file)) else hint
         kinds = "path, or of image bytes" if file.suffix.lower() == ".parquet" else "path"
         raise InputError(f"{file}: no column {kinds}; it has {names(table)}{hint}")
     paths = unique(table, "path", file, repeats=True) if packed is None else []
@@ -186,6 +187,16 @@ def _packed_column(file: Path) -> str | None:
             return name
         if kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             return f"{name}.bytes"
+    return None
+
+
+def _vector_column(file: Path) -> str | None:
+    """A column of a Parquet that holds lists of floats, as vectors are kept."""
+    for field in parquet(file).schema_arrow if file.suffix.lower() == ".parquet" else ():
+        kind = field.type
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if lists and pa.types.is_floating(kind.value_type):
+            return str(field.name)
     return None
 
 

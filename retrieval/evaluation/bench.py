@@ -75,7 +75,7 @@ class Labelled:
         manifest = gallery.manifest
         names = [name for name in manifest.attributes if name in manifest.labels]
         if not names:
-            wanted = ", ".join(manifest.attributes)
+            wanted = ", ".join(manifest.attributes) or "none"
             raise InputError(
                 f"{gallery.path}: no labels of the model's attributes ({wanted}) to judge by: "
                 "build the gallery with --labels that has such columns"

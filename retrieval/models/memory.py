@@ -59,6 +59,9 @@ class Memory:
         return {name: part for name, part in parts.items() if name == attribute or part.any()}
 
 
+NONE = Memory({}, {}, np.zeros((0, 0), np.float32))  # of a gallery without attributes
+
+
 def from_means(
     features: Mapping[str, np.ndarray], codes: np.ndarray, vocabulary: Mapping[str, Sequence[str]]
 ) -> Memory:
