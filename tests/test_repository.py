@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -93,6 +94,22 @@ def test_python_in_the_pages_compiles_and_its_names_can_be_imported(page: str) -
                 module = __import__(node.module or "", fromlist=["_"])
                 for name in node.names:
                     assert hasattr(module, name.name), f"{page}: from {node.module} import {name.name}"
+
+
+def test_the_example_of_vectors_alone_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(ROOT / "docs" / "vectors.md", "python")
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        exec(compile(block, "docs/vectors.md", "exec"), space := {"__name__": "example"})
+    finally:
+        os.chdir(before)
+    recall, joined = capsys.readouterr().out.splitlines()
+    assert 0.9 <= float(recall) <= 1
+    assert ast.literal_eval(joined)[0] == {"id": "item-7", "price": "7"}
+    assert space["change"].added == 1
+    assert space["gallery"].manifest.photos == 3000
+    assert space["hits"].rows.shape == (2, 10)
 
 
 @pytest.mark.parametrize("page", [path.name for path in documents()])
