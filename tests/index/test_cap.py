@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from index.recipe import Recipe, bytes_of, choose
 from tests.index.conftest import rows_of
 
 ROWS = 1500  # of the gallery ``start``
+CAP = 250 * ROWS
 
 
 @pytest.fixture
@@ -48,11 +50,11 @@ def test_what_is_no_size(text: str) -> None:
 
 
 def test_the_cap_is_remembered_and_kept(path: Path, structured: np.ndarray) -> None:
-    cap = 200 * ROWS
+    cap = CAP
     generation = build_generation(Gallery.open(path), "graph", memory=cap)
     assert (generation.memory, current(path).memory) == (cap, cap)
     assert json.loads((path / "gallery.json").read_text())["format"] == 3
-    assert Recipe(**generation.recipe).bytes_per_row(96) * ROWS <= cap
+    assert Recipe(**generation.recipe).resident(ROWS, 96) <= cap
     assert is_current(Gallery.open(path).manifest, "auto", None)
     assert is_current(Gallery.open(path).manifest, "graph", cap)
     assert not is_current(Gallery.open(path).manifest, "graph", 0)
@@ -83,22 +85,22 @@ def test_a_kind_that_does_not_fit_is_refused_and_nothing_changes(path: Path, kin
 
 def test_the_refusal_says_what_it_takes(path: Path) -> None:
     recipe = choose(ROWS, 96, "ivfpq")
-    need = round(recipe.bytes_per_row(96) * ROWS)
-    with pytest.raises(GalleryError, match=rf"a ivfpq index of {ROWS} rows takes {need} bytes of memory"):
+    need = math.ceil(recipe.resident(ROWS, 96))
+    with pytest.raises(GalleryError, match=rf"a ivfpq index of {ROWS} rows does not fit {need - 1} bytes"):
         build_generation(Gallery.open(path), "ivfpq", memory=need - 1)
     build_generation(Gallery.open(path), "ivfpq", memory=need)
 
 
 def test_an_index_that_outgrows_its_cap_becomes_what_fits(path: Path, structured: np.ndarray) -> None:
-    build_generation(Gallery.open(path), "graph", memory=200 * ROWS)
+    build_generation(Gallery.open(path), "graph", memory=CAP)
     recipe = Recipe(**current(path).recipe)
-    room = int(200 * ROWS / recipe.bytes_per_row(96)) - ROWS
+    room = next(more for more in range(5000) if recipe.resident(ROWS + more + 1, 96) > CAP)
     ids = [f"n{i}" for i in range(room + 200)]
     catalogue.add(path, rows_of(ids[: room - 10], structured[2000 : 2000 + room - 10]), tail_rows=0)
     assert current(path).recipe == asdict(recipe)
     catalogue.add(path, rows_of(ids[room - 10 :], structured[4000:4210]), tail_rows=10**6)
     generation = extend_generation(Gallery.open(path))
-    assert generation.memory == 200 * ROWS
+    assert generation.memory == CAP
     assert generation.recipe["kind"] == "exact"  # auto's choice for so few rows
     assert Gallery.open(path).manifest.indexed == ROWS + room + 200
     assert verify(path) == []
