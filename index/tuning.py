@@ -33,9 +33,11 @@ RECALL = 0.95  # asked for when a search names neither a recall nor its knobs
 KS = (1, 4, 10, 30, 100)
 DEPTHS = (12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
 LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level ends
-MARGIN = 0.2  # a level mixes easier and harder weights: settings there must miss this much less than asked
+# the setting that only just reaches a recall has had luck: settings must miss this much less than asked may be missed,
+# and more where a level mixes easier and harder weights
+MARGIN, LEVEL_MARGIN = 0.1, 0.2
 ENOUGH = 0.995  # more effort is not measured once recall at every k is so high
-QUERIES = 96  # of each kind
+QUERIES = 128  # of each kind
 TIMED = 5
 LEAST_DEPTH = 64
 SATURATED = 0.001
@@ -106,8 +108,10 @@ class Tuning:
         Where none does: the one that comes nearest at level 0, exact search at others. Beyond the k measured, effort
         and depth grow in proportion.
         """
-        wanted = recall + MARGIN * (1 - recall) if level else recall
-        reaching = [each for each in self.curve if each.recall_at(k, level) >= wanted]
+        wanted = recall + (LEVEL_MARGIN if level else MARGIN) * (1 - recall)
+        # one neighbour of each query is a coarse measure: at other levels ten must be found as well
+        ks = {k, max(k, 10)} if level else {k}
+        reaching = [each for each in self.curve if min(each.recall_at(one, level) for one in ks) >= wanted]
         if reaching:
             best = min(reaching, key=lambda each: (each.bytes_read, each.nprobe))
         elif level:
@@ -149,10 +153,11 @@ class Tuning:
 
 
 def level_of(weights: npt.NDArray[Any], default: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Levels of block weights (q, B) beside the default ones (B,), int64 (q,)."""
+    """Levels of block weights (q, B) beside the default ones (B,), int64 (q,): one block alone is as far as can be."""
     lengths = np.sqrt((weights * weights).sum(axis=1)) * np.linalg.norm(default)
     cosines = weights @ np.asarray(default, weights.dtype) / np.maximum(lengths, 1e-12)
-    return (cosines[:, None] < np.array(LEVELS)).sum(axis=1)
+    levels = (cosines[:, None] < np.array(LEVELS)).sum(axis=1)
+    return np.where((weights > 0).sum(axis=1) <= 1, len(LEVELS), levels) if len(default) > 1 else levels
 
 
 def measure(

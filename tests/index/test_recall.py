@@ -77,11 +77,12 @@ def test_a_level_that_no_setting_reaches_is_answered_exactly(
 ) -> None:
     assert index.tuning is not None
     for setting in index.tuning.curve:
-        monkeypatch.setitem(setting.by_kind, "level 3", dict.fromkeys(setting.recall, 0.5))
+        monkeypatch.setitem(setting.by_kind, "level 4", dict.fromkeys(setting.recall, 0.5))
     monkeypatch.setattr(index, "_settings", {})  # choices made before
-    queries, truth = asked["one alone"]
-    far = index.tuning.levels(queries) >= 3
-    assert 0 < far.sum() < len(far)
+    queries = np.concatenate([asked["one alone"][0][:60], asked["random"][0][:60]])
+    far = index.tuning.levels(queries) == 4
+    assert far[:60].all()
+    assert not far.all()
     hits = index.search(queries, 10, recall=0.9)
     assert np.array_equal(hits.rows[far], exact.search(index.vectors, queries[far], 10).rows)
     assert index.expected_recall(0.9, 10, queries[far]) == 1.0
