@@ -44,18 +44,23 @@ class AttributeConfig(_Strict):
 class ModelConfig(_Strict):
     """Sizes of the network (design section 4)."""
 
-    backbone: Literal["regnet_tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large"] = (
-        "resnet50"
-    )
+    backbone: Literal[
+        "regnet_tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large",
+        "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2",
+    ] = "resnet50"  # fmt: skip
     pretrained: bool = False
-    last_stride: Literal[1, 2] = 2  # ResNets and RegNets: 1 keeps the last map twice as fine
+    last_stride: Literal[1, 2] = 2  # not for MobileNets: 1 keeps the last map twice as fine
     input_size: Annotated[int, Field(ge=32, le=1024)] = 224
     branches: Annotated[int, Field(ge=1, le=16)] = 4
     branch_dim: Annotated[int, Field(ge=2, le=4096)] = 256
     reduction: Annotated[int, Field(ge=1)] = 16
     shallow: bool = True  # attribute blocks see means of earlier maps, too
     grid: Annotated[int, Field(ge=1, le=8)] = 1  # look pools each of grid x grid cells; 1: the whole map, as the paper
-    detail: Annotated[int, Field(ge=0, le=256)] = 0  # channels of the eighth-size map in look
+    detail: Annotated[int, Field(ge=0, le=256)] = 0  # channels of an earlier map that look sees place by place
+    detail_stride: Literal[8, 16] = 8  # that map's side: input_size over this
+    attention: Literal["all", "blocks", "none"] = (
+        "all"  # CBAM after the stem and in attribute blocks; there alone; nowhere
+    )
     attributes: dict[str, AttributeConfig]
 
     @model_validator(mode="after")
@@ -77,6 +82,7 @@ class TrainingConfig(_Strict):
     steps: Annotated[int, Field(ge=1)] = 2000
     pairs: Annotated[int, Field(ge=2)] = 64  # photos a batch are twice this: two views of each style
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    backbone_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # factor on it for stem and body; 0 freezes them
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     grouped_share: Annotated[float, Field(ge=0, le=1)] = 0.4  # pairs drawn from styles with several photos
     alike_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # pairs drawn from few values of the first attribute
@@ -130,7 +136,13 @@ class Config(_Strict):
     search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
-    def _search_names(self) -> Config:
+    def _fits(self) -> Config:
+        lite = self.model.backbone.startswith("efficientnet_lite")
+        if lite and not (self.model.pretrained or self.training.start):
+            raise ValueError(
+                f"{self.model.backbone} has its batch norms folded into its weights and cannot start from random ones: "
+                "set model.pretrained: true, or training.start to a checkpoint with that backbone"
+            )
         known = set(self.model.attributes)
         wrong = sorted(set(self.search.weights) - known - {LOOK})
         wrong += sorted(set(self.search.attribute_aliases.values()) - known)

@@ -23,6 +23,7 @@ from retrieval.models.network import GarmentNet, block_dims
 FORMAT = 1
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 DEFAULT = "products"  # the model that ships
+LATER = ("detail_stride", "attention")  # keys younger than the format: at their defaults they change no fingerprint
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def read(name: str | Path | None = None) -> Model:
 
 def _fingerprint(tensors: dict[str, torch.Tensor], config: Config, vocabulary: dict[str, list[str]]) -> str:
     digest = hashlib.sha256()
-    parts = {"model": config.model.model_dump(exclude={"pretrained"}), "vocabulary": vocabulary}
+    plain = {name for name in LATER if getattr(config.model, name) == type(config.model).model_fields[name].default}
+    parts = {"model": config.model.model_dump(exclude={"pretrained"} | plain), "vocabulary": vocabulary}
     digest.update(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
