@@ -42,7 +42,8 @@ def build(name: str, *, pretrained: bool = False, last_stride: int = 2) -> Backb
     if name.startswith("efficientnet_lite"):
         start, stages = efficientnet_lite.build(name, pretrained=pretrained, last_stride=last_stride)
         first, last = start[0], stages[-1]
-        assert isinstance(first, nn.Conv2d) and isinstance(last, efficientnet_lite.Stage)
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(last, efficientnet_lite.Stage)
         return _backbone(start, stages, first.out_channels, last.channels, 5)
     network: Any = _network(name, pretrained)
     if isinstance(network, ResNet):

@@ -121,3 +121,19 @@ def test_any_column_name_can_be_an_attribute(name: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(other(photos).blocks[name], net.eval()(photos).blocks[name])
     assert net.attributes.to("cpu") is net.attributes
+
+
+def test_bfloat16_maps_turn_no_block_far_and_leave_gradients_alone() -> None:
+    torch.manual_seed(3)
+    net = GarmentNet(CONFIG.model_copy(update={"detail": 2}), VOCABULARY).eval()
+    photos = torch.rand(16, 3, 32, 32) * 255
+    with torch.inference_mode():
+        exact = net(photos)
+        net.bfloat16 = True
+        quick = net(photos)
+        assert all(x.dtype == torch.float32 for x in net.feature_maps(photos)[1].values())
+    for name, block in exact.blocks.items():
+        assert quick.blocks[name].dtype == torch.float32
+        assert not torch.equal(quick.blocks[name], block)
+        assert torch.cosine_similarity(quick.blocks[name], block).min() > 0.99, name
+    assert torch.equal(net(photos).blocks["color"].detach(), exact.blocks["color"])
