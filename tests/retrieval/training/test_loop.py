@@ -39,11 +39,11 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     make = loop._batch
 
-    def batch(data: Any, first: Any, second: Any, generator: torch.Generator, *rest: Any) -> Any:
+    def batch(data: Any, rows: Any, recolored: Any, generator: torch.Generator, *rest: Any) -> Any:
         if generator.initial_seed() == step:  # with seed 0 the generator's seed is the step
             raise KeyboardInterrupt
         seen.append(generator.initial_seed())
-        return make(data, first, second, generator, *rest)
+        return make(data, rows, recolored, generator, *rest)
 
     monkeypatch.setattr(loop, "_batch", batch)
     return seen
@@ -77,7 +77,8 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
     assert seen == [4, 5]
     same(tmp_path / "one" / "unbroken.safetensors", out)
     assert resumed | {"fingerprint": ""} == unbroken | {"fingerprint": ""}
-    assert [p.name for p in out.parent.iterdir()] == ["broken.safetensors"]  # the state is gone
+    left = sorted(p.name for p in out.parent.iterdir())  # the state is gone
+    assert left == ["broken.report.html", "broken.report.json", "broken.safetensors"]
 
 
 def test_a_run_interrupted_after_its_last_step_trains_no_more(
@@ -164,7 +165,7 @@ def test_something_easy_is_learned_and_the_facts_are_right(
     assert last["loss"] < 0.7 * first["loss"]
     assert last["ce"] < 0.5 * first["ce"]
     for h in history:
-        assert h["loss"] == pytest.approx(h["ce"] + h["triplet"] + h["style"], rel=1e-4)  # all three weigh 1
+        assert h["loss"] == pytest.approx(h["ce"] + h["triplet"] + h["tuples"] + h["style"], rel=1e-4)  # all weigh 1
     model = checkpoint.read(out)
     assert facts["fingerprint"] == model.fingerprint
     assert model.facts | {"fingerprint": model.fingerprint} == facts
@@ -246,7 +247,9 @@ def test_embedding_has_no_randomness_and_any_batch_size(photos: TrainingSet, set
         np.testing.assert_array_equal(block[3], block[4])
 
 
-def test_only_a_photo_paired_with_itself_is_recolored(photos: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_photo_paired_with_itself_is_recolored(
+    photos: TrainingSet, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its second view: the first keeps its color, so that they must find each other by the cut."""
     recolored: list[int] = []
 
@@ -255,10 +258,9 @@ def test_only_a_photo_paired_with_itself_is_recolored(photos: TrainingSet, monke
         return views * 0
 
     monkeypatch.setattr(loop.augment, "recolor", count)
-    first, second = np.array([0, 2, 4]), np.array([1, 2, 4])
-    views, broken = loop._batch(photos, first, second, torch.Generator().manual_seed(0), None, 1.0)
+    rows, broken = np.array([0, 2, 4, 1, 2, 4]), np.array([False, False, False, False, True, True])
+    views = loop._batch(photos, rows, broken, torch.Generator().manual_seed(0), None, settings())
     assert views.shape == (6, 3, 32, 32)
-    assert broken.tolist() == [False, False, False, False, True, True]
     assert recolored == [2]
     assert [bool(view.any()) for view in views] == [True, True, True, True, False, False]
 
@@ -286,10 +288,10 @@ def test_a_broken_color_does_not_train_the_color(photos: TrainingSet, settings: 
     rows = np.arange(8)
     batch = torch.from_numpy(photos.pixels[rows]).permute(0, 3, 1, 2).float()
     weights = [torch.ones(len(v)) for v in photos.vocabulary.values()]
-    codes, styles = torch.from_numpy(photos.codes[rows]), torch.arange(4)
+    labels = loop._labels(photos, rows, torch.device("cpu"))._replace(styles=torch.arange(4).repeat(2))
     for broken, trained in ((torch.ones(8, dtype=torch.bool), False), (torch.zeros(8, dtype=torch.bool), True)):
         net.zero_grad()
-        loop._loss(net, batch, broken, codes, styles, weights, config)[0].backward()
+        loop._loss(net, batch, broken, labels, weights, config)[0].backward()
         grads = [net.attributes[name].prototypes.grad for name in ("color", "cut")]
         assert all(g is not None for g in grads)
         assert bool(grads[0].any()) == trained
