@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -154,10 +155,10 @@ def gather(source: Iterable[Photo], config: Config, progress: bool = False) -> T
 
 
 def _values(cell: str | None, multi: bool) -> list[str]:
-    """The values in a label cell, none for a blank one; ``striped|floral`` holds two where the attribute is multi."""
-    if not cell:
-        return []
-    return list(dict.fromkeys(value for part in cell.split("|") if (value := part.strip()))) if multi else [cell]
+    """The values in a label cell, none for a blank one; ``striped|floral`` (or ``;``) are two where it is multi."""
+    if not cell or not multi:
+        return [cell] if cell else []
+    return list(dict.fromkeys(value for part in re.split(r"[|;]", cell) if (value := part.strip())))
 
 
 def _part(cell: str | None) -> str:

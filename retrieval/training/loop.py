@@ -224,26 +224,23 @@ def _loss(
     whole = settings.triplet if settings.tuples is None else settings.tuples
     each = joined = ce.new_zeros(())
     if settings.triplet or whole:
-        each, joined = _triplets(output.blocks, tuples, labels.codes, broken, config)
+        each, joined = _triplets(output.blocks, tuples, broken, config)
     total = settings.classify * ce + settings.triplet * each + whole * joined + settings.style * style
     return total, {"ce": ce.item(), "triplet": each.item(), "tuples": joined.item(), "style": style.item()}
 
 
-def _triplets(
-    blocks: dict[str, Tensor], known: list[Tensor], codes: Tensor, broken: Tensor, config: Config
-) -> tuple[Tensor, Tensor]:
-    """The mean of the per-attribute triplets, and the global one, which compares whole label tuples.
+def _triplets(blocks: dict[str, Tensor], codes: list[Tensor], broken: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """The mean of the per-attribute triplets, and the global one, which compares whole label tuples; codes: A of (n,).
 
-    known: A of (n,), -1 where a photo's color is broken; codes: the same as they were labelled, (n, A).
+    A missing label rules a photo out of the latter, or is a value (``blanks``); a broken color always rules it out.
     """
     names, settings = list(config.model.attributes), config.training
     how = settings.margin, settings.mining, settings.distance
-    each = [losses.triplet(blocks[name], code, *how) for name, code in zip(names, known, strict=True)]
-    table = torch.stack(known, dim=1)  # (n, A)
-    if settings.blanks == "match":  # a missing label is a value like others; a broken color still tells nothing
-        out = (table != codes).any(dim=1) | broken & any(a.color for a in config.model.attributes.values())
-    else:
-        out = (table < 0).any(dim=1)
+    each = [losses.triplet(blocks[name], code, *how) for name, code in zip(names, codes, strict=True)]
+    table = torch.stack(codes, dim=1)  # (n, A)
+    out = (table < 0).any(dim=1)
+    if settings.blanks == "match":
+        out = broken & any(attribute.color for attribute in config.model.attributes.values())
     whole = torch.unique(table, dim=0, return_inverse=True)[1].masked_fill(out, -1)
     unit = torch.cat([F.normalize(blocks[name], dim=1) for name in names], dim=1)
     return torch.stack(each).mean(), losses.triplet(unit, whole, *how)
