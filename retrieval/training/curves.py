@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
-from index.errors import InputError
+from index.errors import MissingDependencyError
 from index.files import atomic_write
 from retrieval.config import Config
 
@@ -58,8 +58,8 @@ def writer(folder: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError(
-            "training.tensorboard needs tensorboard: pip install 'fsearch[train]', or set it to false"
+        raise MissingDependencyError(
+            "training.tensorboard needs tensorboard: pip install 'tensorboard>=2.16', or set it to false"
         ) from None
     return SummaryWriter(str(folder), purge_step=start + 1)
 

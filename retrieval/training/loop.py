@@ -53,8 +53,11 @@ def train(
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the checkpoint file, such as {out / 'model.safetensors'}")
     settings = config.training
+    if settings.validate_every and not data.validation.any():
+        raise InputError("training.validate_every needs a validation part: raise data.holdout, or set it to 0")
     fabric, scaler = runner or launch(settings.devices, settings.precision, device())
-    alone, progress = fabric.global_rank == 0, progress and fabric.global_rank == 0
+    first = fabric.global_rank == 0
+    progress = progress and first
     torch.manual_seed(settings.seed)
     where = fabric.device
     net = GarmentNet(config.model, data.vocabulary).to(where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -74,7 +77,7 @@ def train(
     start, curves = _resume(state, mark, net, optimizer, scaler, best)
     curves = curves or of_steps(settings.steps)
     model, stepper = fabric.setup(net, optimizer)
-    log = writer(out.with_name(f"{out.stem}.tensorboard"), start) if settings.tensorboard and alone else None
+    log = writer(out.with_name(f"{out.stem}.tensorboard"), start) if settings.tensorboard and first else None
     steps = range(start, settings.steps)
     bar = tqdm(steps, "train", settings.steps, initial=start, unit="step", disable=None if progress else True)
     for step in bar:
@@ -94,17 +97,17 @@ def train(
         bar.set_postfix({name: f"{value:.2f}" for name, value in parts.items()}, refresh=False)
         due = {"losses": curves.add(step, parts)}
         if settings.validate_every and ((step + 1) % settings.validate_every == 0 or step + 1 == settings.steps):
-            due["validation"] = _validate(net, data, rows, config, curves, best, step + 1) if alone else None
+            due["validation"] = _validate(net, data, rows, config, curves, best, step + 1) if first else None
             fabric.barrier()
         if log:
             for kind, point in due.items():
                 for name, value in (point or {}).items():
                     log.add_scalar(f"{kind}/{name}", value, step + 1)
-        if (step + 1) % SAVE_EVERY == 0 and alone:
+        if (step + 1) % SAVE_EVERY == 0 and first:
             _save(state, mark, net, optimizer, scaler, best, curves, step + 1)
     if log:
         log.close()
-    if not alone:
+    if not first:
         return {}
     if best:
         net.load_state_dict(best)
@@ -314,8 +317,6 @@ def _validate(
     The point goes to ``curves``; the best network so far, the first of equals, is kept in ``best``.
     """
     held = np.flatnonzero(data.validation)
-    if not len(held):
-        raise InputError("training.validate_every needs a validation part: raise data.holdout, or set it to 0")
     seed = config.training.seed
     net.eval()
     chosen, known = validate.sample(data, held, seed), validate.sample(data, rows, seed)

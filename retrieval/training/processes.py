@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from index.errors import InputError
+from index.errors import InputError, MissingDependencyError
 
 
 class Runner(NamedTuple):
@@ -53,8 +53,8 @@ def launch(devices: int, precision: str, device: torch.device) -> Runner:
         from lightning_fabric import Fabric
         from lightning_fabric.plugins import MixedPrecision
     except ImportError:
-        raise InputError(
-            "several devices and mixed precision need lightning-fabric: pip install 'fsearch[train]', "
+        raise MissingDependencyError(
+            "several devices and mixed precision need lightning-fabric: pip install 'lightning-fabric>=2.4', "
             "or set training.devices: 1 and training.precision: fp32"
         ) from None
     kind = device.type

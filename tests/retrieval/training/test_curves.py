@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from index.errors import InputError
+from index.errors import MissingDependencyError
 from retrieval.config import Config
 from retrieval.training import curves as c
 
@@ -69,7 +69,9 @@ def test_a_report_is_one_page_and_one_json(settings: Settings, tmp_path: Path) -
     assert page.count("<polyline") == 2
 
 
-def test_tensorboard_that_is_not_installed_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_that_is_not_installed_is_said_with_the_line_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"pip install 'fsearch\[train\]'"):
+    with pytest.raises(MissingDependencyError, match="pip install 'tensorboard>=2.16'"):
         c.writer(tmp_path, 0)

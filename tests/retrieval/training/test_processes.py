@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import retrieval
-from index.errors import InputError
+from index.errors import MissingDependencyError
 from retrieval.config import Config, load
 from retrieval.datasets import garments
 from retrieval.datasets.readers import open_photos
@@ -34,7 +34,7 @@ def test_one_process_in_float32_needs_no_library(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     assert isinstance(processes.launch(1, "fp32", CPU).fabric, processes.Alone)
     for devices, precision in ((2, "fp32"), (1, "bf16")):
-        with pytest.raises(InputError, match=r"need lightning-fabric: pip install 'fsearch\[train\]'"):
+        with pytest.raises(MissingDependencyError, match="need lightning-fabric: pip install 'lightning-fabric>=2.4'"):
             processes.launch(devices, precision, CPU)
 
 
