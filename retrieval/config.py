@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from index.errors import ConfigError
 
@@ -34,11 +34,20 @@ class _Strict(BaseModel):
 
 
 class AttributeConfig(_Strict):
-    """One disentangled attribute. ``color`` marks it as carried by color: views with broken color do not train it."""
+    """One disentangled attribute. ``color`` marks it as carried by color: views with broken color do not train it.
+
+    ``multi``: a label cell holds several values, as in ``striped|floral``.
+    """
 
     dim: Annotated[int, Field(ge=2, le=4096)] = 64
     color: bool = False
+    multi: bool = False
     min_count: Annotated[int, Field(ge=1)] = 1  # rarer values are left out of the vocabulary
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: Any) -> dict[str, Any]:
+        """Without ``multi`` where it is off, so that models made before it keep their fingerprint."""
+        return {key: value for key, value in dump(self).items() if key != "multi" or value}
 
 
 class ModelConfig(_Strict):
@@ -76,28 +85,50 @@ class ModelConfig(_Strict):
 
 
 class TrainingConfig(_Strict):
-    """The plain core: attribute cross entropy, per-attribute and global triplets, style contrast."""
+    """Batches, losses and the loop: attribute cross entropy, per-attribute and global triplets, a style loss."""
 
     start: str | None = None  # a checkpoint, by path or shipped name, whose weights are taken over where they fit
     steps: Annotated[int, Field(ge=1)] = 2000
+    batch: Literal["pairs", "ids"] = "pairs"  # two photos of many styles, or many photos of a few
     pairs: Annotated[int, Field(ge=2)] = 64  # photos a batch are twice this: two views of each style
+    ids_per_batch: Annotated[int, Field(ge=2)] = 7
+    photos_per_id: Annotated[int, Field(ge=2)] = 10
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     backbone_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # factor on it for stem and body; 0 freezes them
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     grouped_share: Annotated[float, Field(ge=0, le=1)] = 0.4  # pairs drawn from styles with several photos
     alike_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # pairs drawn from few values of the first attribute
     margin: Annotated[float, Field(gt=0)] = 0.2
+    mining: Literal["batch-all", "semi-hard"] = "batch-all"  # triplets of attributes
+    distance: Literal["euclidean", "squared"] = "euclidean"  # in them
+    blanks: Literal["skip", "match"] = "skip"  # whole label tuples: a missing label rules a photo out, or is a value
     temperature: Annotated[float, Field(gt=0)] = 0.1
     classify: Annotated[float, Field(ge=0)] = 1.0  # loss weights
-    triplet: Annotated[float, Field(ge=0)] = 1.0
+    triplet: Annotated[float, Field(ge=0)] = 1.0  # of each attribute's triplets
+    tuples: Annotated[float, Field(ge=0)] | None = None  # of the triplets on whole label tuples; null: as triplet
     style: Annotated[float, Field(ge=0)] = 1.0
-    jitter: Annotated[float, Field(ge=0, le=3)] = 1.0  # factor on random shift, scale and rotation
+    style_loss: Literal["contrast", "triplet"] = "contrast"
+    augment: Literal["shop", "thesis"] = "shop"
+    jitter: Annotated[float, Field(ge=0, le=3)] = 1.0  # shop: factor on random shift, scale and rotation
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5  # class weights n^-balance in the cross entropy; 0: none
     coarse_size: Annotated[int, Field(ge=32, le=1024)] | None = None  # photo side in the first coarse_share of steps
     coarse_share: Annotated[float, Field(ge=0, lt=1)] = 0.7
-    memory: Literal["means", "heads"] = "means"  # M's columns: class means, or the heads' prototypes
+    memory: Literal["means", "heads", "trained"] = "means"  # M: class means, the heads' prototypes, trained from means
+    memory_steps: Annotated[int, Field(ge=1)] = 1000
+    consistency: Annotated[float, Field(ge=0)] = 1.0  # weights of M's training
+    sparsity: Annotated[float, Field(ge=0)] = 1.0
+    validate_every: Annotated[int, Field(ge=0)] = 0  # steps between validations, the best is kept; 0: at the end only
+    tensorboard: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    devices: Annotated[int, Field(ge=1)] = 1  # GPUs, or processes where there is none
     seed: int = 0
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
+
+    @model_validator(mode="after")
+    def _contrast_needs_pairs(self) -> TrainingConfig:
+        if self.batch == "ids" and self.style_loss == "contrast" and self.style:
+            raise ValueError("style_loss: contrast needs batch: pairs; with batch: ids write style_loss: triplet")
+        return self
 
 
 def _names_of(value: Any) -> Any:
@@ -108,12 +139,14 @@ class DataConfig(_Strict):
     """What is trained on. ``photos`` may be relative to the working folder.
 
     ``style``: the columns with style ids, one name or several; a photo's style is the first that is not blank.
+    ``split``: the column that says train, val or test (or query, gallery); what is not train or val is never touched.
     """
 
     photos: str | None = None
     labels: str | None = None
     style: Annotated[tuple[str, ...], BeforeValidator(_names_of)] = ()
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of styles kept for validation, by hash of the style id
+    split: str | None = None
 
 
 class SearchConfig(_Strict):
