@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from index.errors import InputError
+from retrieval.datasets import benchmarks
 from retrieval.datasets.records import Missing
 from retrieval.datasets.scan import SUFFIXES, scan
 from retrieval.datasets.source import PhotoSource
@@ -25,7 +26,8 @@ NO_PHOTO = "labelled, but no photo"
 def open_photos(root: Path, labels: Path | None = None) -> PhotoSource:
     """The listing of a folder (``labels``: a CSV or Parquet that describes it), or of a CSV or Parquet file.
 
-    A folder that holds labels.csv and photos/ is read with those labels. Raises InputError, one line, for whatever
+    A folder that holds labels.csv and photos/ is read with those labels, a published data set
+    (``retrieval.datasets.benchmarks``) as it was published. Raises InputError, one line, for whatever
     makes the listing unusable; a single unreadable photo never does.
     """
     root = Path(root)
@@ -34,7 +36,10 @@ def open_photos(root: Path, labels: Path | None = None) -> PhotoSource:
             laid_out = root / "labels.csv"
             if labels is None and laid_out.is_file() and (root / "photos").is_dir():
                 return _labelled_folder(root, "photos", laid_out)
-            return _labelled_folder(root, "", Path(labels)) if labels is not None else _folder(root)
+            if labels is not None:
+                return _labelled_folder(root, "", Path(labels))
+            published = benchmarks.recognised(root)
+            return published.read(root) if published else _folder(root)
         if not root.exists():
             raise InputError(
                 f"{root}: no such folder or file; name a photo folder, or a CSV or Parquet that lists photos"
