@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from retrieval.datasets import deepfashion
+from retrieval.datasets import alisc, deepfashion, fashionai, kaggle, onehot, polyvore
 from retrieval.datasets.source import PhotoSource
 
 
@@ -20,6 +20,12 @@ class Format(NamedTuple):
 
 
 FORMATS = {
+    "edit": Format(
+        "an edit-retrieval split (Shopping100k, DeepFashion or another), by its support files",
+        onehot.is_edits,
+        onehot.edits,
+        {},
+    ),
     "in-shop": Format(
         "DeepFashion, in-shop clothes retrieval",
         deepfashion.is_in_shop,
@@ -37,6 +43,17 @@ FORMATS = {
         deepfashion.is_attributes,
         deepfashion.attributes,
         {"photos": 289222, "split train": 209222, "split val": 40000, "split test": 40000},
+    ),
+    "fashionai": Format("FashionAI attributes of apparel", fashionai.is_fashionai, fashionai.fashionai, {}),
+    "alisc": Format("ALISC, the Alibaba large-scale image search challenge", alisc.is_alisc, alisc.alisc, {}),
+    "polyvore": Format(
+        "Polyvore outfits (Han et al., 2017)",
+        polyvore.is_polyvore,
+        polyvore.polyvore,
+        {"outfits": 21889, "outfits train": 17316, "outfits valid": 1497, "outfits test": 3076},
+    ),
+    "products": Format(
+        "Kaggle fashion product images", kaggle.is_products, kaggle.products, {"photos": 44441, "listed": 44446}
     ),
 }
 

@@ -84,12 +84,18 @@ def table(path: Path, entries: int, spaced: bool = False) -> Iterator[tuple[int,
         raise InputError(f"{path}: holds {found:,} of {count:,} records; it was cut off, download it again")
 
 
+def whole(path: Path, number: int, texts: Sequence[str]) -> tuple[int, int, int, int]:
+    """Four numbers of a box as whole pixels. InputError names the line."""
+    try:
+        a, b, c, d = (round(float(text)) for text in texts)
+    except (ValueError, OverflowError):
+        raise InputError(f"{path}, line {number}: {' '.join(texts)[:60]!r} is not a box of four numbers") from None
+    return a, b, c, d
+
+
 def box(path: Path, number: int, corners: Sequence[str]) -> str:
     """Corners x1, y1, x2, y2 -> "x,y,w,h", whole pixels. InputError names the line."""
-    try:
-        left, top, right, bottom = (round(float(corner)) for corner in corners)
-    except ValueError:
-        raise InputError(f"{path}, line {number}: {' '.join(corners)[:60]!r} is not a box of four numbers") from None
+    left, top, right, bottom = whole(path, number, corners)
     return f"{left},{top},{right - left},{bottom - top}"
 
 

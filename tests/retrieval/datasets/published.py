@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -140,4 +141,131 @@ def attributes(root: Path) -> Path:
     )
     for path in paths:
         draw(root / "Img" / path, path)
+    return root
+
+
+FASHIONAI = """\
+Images/collar_design_labels/0a1b.jpg,collar_design_labels,nynnm
+Images/skirt_length_labels/77c0.jpg,skirt_length_labels,nnmynn
+Images/neckline_design_labels/f00d.jpg,neckline_design_labels,ynnnnnnnnn
+Images/sleeve_length_labels/9e9e.jpg,sleeve_length_labels,nnnnnnnny
+"""
+
+
+def fashionai(root: Path) -> Path:
+    """4 photos of four attributes."""
+    write(root / "Annotations" / "label.csv", *FASHIONAI.splitlines())
+    for line in FASHIONAI.splitlines():
+        draw(root / line.split(",")[0], line)
+    return root
+
+
+STYLES = """\
+id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName
+15970,Men,Apparel,Topwear,Shirts,Navy Blue,Fall,2011,Casual,Turtle Check Men Navy Blue Shirt
+39386,Men,Apparel,Bottomwear,Jeans,Blue,Summer,2012,Casual,Peter England Men Party Blue Jeans
+6044,Women,Apparel,Topwear,Tops,NA,,2016,Casual,Tantra Women Printed, Peach Top
+12347,Unisex,Accessories,Watches,Watches,Silver,Winter,2016,Casual,"Titan ""Raga"", Silver Watch"
+"""
+
+
+def products(root: Path) -> Path:
+    """4 products, of which the last has no photo; one name holds a comma without quotes."""
+    write(root / "styles.csv", *STYLES.splitlines())
+    for id_ in ("15970", "39386", "6044"):
+        draw(root / "images" / f"{id_}.jpg", id_)
+    return root
+
+
+def polyvore(root: Path) -> Path:
+    """4 outfits of 11 items, 2 questions, 3 lines for compatibility."""
+    kinds = {"11": "Tops", "27": "Jeans", "41": "Shoes", "262": "Mid Calf Boots"}
+    write(root / "polyvore" / "category_id.txt", *(f"{number} {name}" for number, name in kinds.items()))
+    sets = {
+        "train": [("214181831", (1, 2, 4))],
+        "valid": [("120161271", (1, 2))],
+        "test": [("199244701", (1, 2, 3)), ("119314458", (1, 3, 5))],
+    }
+    for split, outfits in sets.items():
+        held = [
+            {
+                "name": f"Outfit {name}",
+                "views": 8743,
+                "items": [
+                    {
+                        "index": index,
+                        "name": f"piece {index}\u00a0of {name}",
+                        "price": 24.5 * index,
+                        "likes": 3,
+                        "image": "http://img2.polyvoreimg.com/cgi/img-thing?tid=1",
+                        "categoryid": (11, 27, 41, 262, 9999)[index - 1],
+                    }
+                    for index in indices
+                ],
+                "image": "http://ak2.polyvoreimg.com/cgi/img-set.jpg",
+                "likes": 394,
+                "date": "Two months",
+                "set_url": f"http://www.polyvore.com/x/set?id={name}",
+                "set_id": name,
+                "desc": "",
+            }
+            for name, indices in outfits
+        ]
+        write(root / "polyvore" / f"{split}_no_dup.json", json.dumps(held))
+        for name, indices in outfits:
+            for index in indices:
+                draw(root / "images" / name / f"{index}.jpg", f"{index % 2}", name)
+    questions = [
+        {
+            "question": ["199244701_1", "199244701_3"],
+            "answers": ["199244701_2", "119314458_3", "120161271_1", "214181831_2"],
+            "blank_position": 2,
+        },
+        {
+            "question": ["119314458_1", "119314458_3"],
+            "answers": ["119314458_5", "199244701_1", "199244701_2", "120161271_2"],
+            "blank_position": 3,
+        },
+    ]
+    write(root / "polyvore" / "fill_in_blank_test.json", json.dumps(questions))
+    write(
+        root / "polyvore" / "fashion_compatibility_prediction.txt",
+        "1 199244701_1 199244701_2 199244701_3",
+        "1 119314458_1 119314458_3 119314458_5",
+        "0 199244701_1 119314458_3 120161271_2",
+    )
+    return root
+
+
+def alisc(root: Path) -> Path:
+    """2 photos for training, 5 in the gallery, 2 queries with boxes; one query has two right answers."""
+    looks = {
+        "train_image/1001.jpg": "a", "train_image/1002.jpg": "b", "eval_image/2001.jpg": "c",
+        "eval_image/2002.jpg": "c", "eval_image/2003.jpg": "d", "eval_image/2004.jpg": "e", "eval_image/2005.jpg": "f",
+        "query_image/3001.jpg": "c", "query_image/3002.jpg": "d",
+    }  # fmt: skip
+    for path, look in looks.items():
+        draw(root / path, look, path)
+    write(root / "train_label.txt", "1001,4,176,20000:29444;122216347:740132938;", "1002,4,177,")
+    write(root / "query_box.txt", "3001,4,6,28,40", "3002 2 2 30 42")
+    write(root / "query_answer.txt", "3001,2001;2002", "3002,2003;")
+    return root
+
+
+def edits(root: Path) -> Path:
+    """A split of 3 training and 6 test photos, 2 attributes of 3 and 2 values, 4 queries; one reference lacks the
+    second attribute."""
+    write(root / "attr_num.txt", "3 2")
+    train = ["img/tops/t1.jpg", "img/tops/t2.jpg", "img/tops/t3.jpg"]
+    test = [f"img/tops/s{number}.jpg" for number in range(6)]
+    write(root / "imgs_train.txt", *train)
+    write(root / "labels_train.txt", "1 0 0 1 0", "0 1 0 0 1", "0 0 1 1 0")
+    write(root / "imgs_test.txt", *test)
+    labels = ["1 0 0 1 0", "1 0 0 0 1", "0 1 0 1 0", "0 1 0 0 1", "0 0 1 0 0", "0 1 0 1 0"]
+    write(root / "labels_test.txt", *labels)
+    write(root / "ref_test.txt", "0", "0", "3", "4")
+    write(root / "indfull_test.txt", "0 0 0 -1 1", "-1 1 0 0 0", "0 0 0 1 -1", "1 0 -1 0 0")
+    write(root / "gt_test.txt", labels[1], labels[2], labels[5], "1 0 0 0 0")
+    for path in (*train, *test):
+        draw(root / path, path)
     return root
