@@ -228,7 +228,8 @@ class Jobs:
 def _column(gallery: Gallery, name: str | None, usual: Sequence[str]) -> list[str | None] | None:
     """A label column by name, else the first usual one that the gallery has, else None."""
     if name is None:
-        name = next((each for each in usual if each in gallery.manifest.labels), None)
+        held = gallery.manifest  # a model's attribute of such a name (DeepFashion has one, style) holds no ids
+        name = next((each for each in usual if each in held.labels and each not in held.attributes), None)
     return None if name is None else gallery.columns([name])[name].to_pylist()
 
 
