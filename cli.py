@@ -12,8 +12,11 @@ import click
 
 from index.errors import FsearchError
 from index.recipe import KINDS, bytes_of
+from retrieval.commands.bench import bench
+from retrieval.commands.data import data
+from retrieval.commands.options import FOLDER
+from retrieval.commands.options import gallery as _gallery
 
-FOLDER = click.Path(path_type=Path)
 RESUMED = ("build-index", "train", "generate")
 
 
@@ -43,13 +46,6 @@ class Commands(click.Group):
 @click.version_option(package_name="fsearch", prog_name="fsearch")
 def main() -> None:
     """Fashion image search that takes edits: show a photo, say "this, but in gray"."""
-
-
-def _gallery(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--gallery", "-g", type=FOLDER, envvar="FSEARCH_GALLERY", default="gallery", show_default=True,
-        help="The gallery folder; $FSEARCH_GALLERY if set.",
-    )(command)  # fmt: skip
 
 
 def _index(recipe: str | None) -> Callable[..., Any]:
@@ -290,46 +286,7 @@ def _printed(result: Any, page: int) -> str:
     return "\n".join(lines)
 
 
-@main.command()
-@_gallery
-@click.option("--topk", "-k", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--style", metavar="COLUMN", help="Label column with style ids.  [default: style, else variant_group]")
-@click.option("--variant", metavar="COLUMN", help="Column joining one product's colors.  [default: variant_group]")
-@click.option("--holdout", type=click.FloatRange(0, 1), help="Ask only styles held out from training by this share.")
-@click.option("--queries", type=click.IntRange(1), default=3000, show_default=True, help="At most, for each protocol.")
-@click.option("--recall", type=click.FloatRange(0, 1), help="Least recall to search for.  [default: 0.95]")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=FOLDER, metavar="FILE", help="Write the whole report as JSON.")
-@click.option("--save", type=FOLDER, metavar="FILE", help="Save a page (.html) with the best and worst queries.")
-def bench(
-    gallery: Path, topk: int, style: str | None, variant: str | None, holdout: float | None, queries: int,
-    recall: float | None, seed: int, out: Path | None, save: Path | None,
-) -> None:  # fmt: skip
-    """Judge a labelled gallery: edit retrieval (published and strict), variants and same style, beside baselines.
-
-    \b
-    fsearch bench --topk 4 --gallery shop.gallery --out bench.json --save bench.html
-    """
-    from index.files import atomic_write
-    from retrieval.engine import Engine
-    from retrieval.evaluation import bench as judge
-
-    if save is not None and save.suffix.lower() != ".html":  # told before the work, not after it
-        raise click.UsageError("--save writes a page: give a name that ends in .html")
-    engine = Engine.open(gallery)
-    report, examples = judge.run(
-        engine, topk, style=style, variant=variant, holdout=holdout, queries=queries, recall=recall, seed=seed,
-        progress=True,
-    )  # fmt: skip
-    from retrieval.serving.pages import bench_table, save_bench
-
-    click.echo(bench_table(report, topk))
-    if out is not None:
-        atomic_write(out, json.dumps(report, indent=1, ensure_ascii=False).encode())
-        click.echo(f"wrote {out}")
-    if save is not None:
-        save_bench(save, engine, report, examples, topk)
-        click.echo(f"saved {save}")
+main.add_command(bench)
 
 
 @main.command()
@@ -442,6 +399,9 @@ def generate(out: Path, photos: int, seed: int, phone: float) -> None:
 
     garments.generate(out, photos, seed=seed, phone_share=phone, progress=True)
     click.echo(f"{photos:,} photos and labels.csv in {out}")
+
+
+main.add_command(data)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from retrieval import query as q
 from retrieval import ranking
 from retrieval.config import LOOK
 from retrieval.models import memory
+from retrieval.photos import Source
 from retrieval.query import Edit, Names, Request
 from retrieval.results import Hit, Prepared, Result
 
@@ -161,7 +162,7 @@ class Engine:
 
     def rank(
         self,
-        likes: Sequence[int],
+        likes: Sequence[int | Source],
         sets: Sequence[Mapping[str, str]],
         wheres: Sequence[str],
         topk: int,
@@ -170,12 +171,15 @@ class Engine:
     ) -> list[npt.NDArray[np.int64]]:
         """Evaluation's way in: gallery rows for queries by gallery rows, each with its edits and its filter ("": none).
 
-        The same preparation and search as ``query``, but a reference may answer itself, as the published protocol says.
+        A query may be a photo instead (a file, its bytes, or a call that fetches them). The same preparation and search
+        as ``query``, but a reference may answer itself, as the published protocol says.
         """
         ids = self.gallery.columns(["id"])["id"]
         requests = [
-            Request(like=ids[int(row)].as_py(), set=edit, where=(where,) if where else (), keep_reference=True)
-            for row, edit, where in zip(likes, sets, wheres, strict=True)
+            Request(photo=like, set=edit, where=(where,) if where else ())
+            if isinstance(like, Path | bytes) or callable(like)
+            else Request(like=ids[int(like)].as_py(), set=edit, where=(where,) if where else (), keep_reference=True)
+            for like, edit, where in zip(likes, sets, wheres, strict=True)
         ]
         return [rows for rows, _ in self.search(self.prepare(requests), topk, recall, exact)]
 

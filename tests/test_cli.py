@@ -19,7 +19,7 @@ from index.gallery import Gallery
 from retrieval.models import checkpoint
 
 COMMANDS = ("build-index", "add", "remove", "compact", "query", "bench", "duplicates", "info", "verify", "train")
-COMMANDS += ("generate",)
+COMMANDS += ("generate", "data")
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:

@@ -73,6 +73,28 @@ def hit_at_k(relevant: Bools, k: int) -> Bools:
     return hit
 
 
+def right_at(rows: Ints, truth: Ints, start: Ints) -> Bools:
+    """(Q, K) results -> (Q, K): is each one of the right answers of its query, truth[start[q]:start[q + 1]]?"""
+    size = int(max(rows.max(initial=0), truth.max(initial=0))) + 1
+    each = np.arange(len(rows)) * size  # rows of each query in a range of their own
+    wanted = np.repeat(each, np.diff(start)) + truth
+    right: Bools = np.isin(rows + each[:, None], wanted) & (rows >= 0)
+    return right
+
+
+def average_precision_at_k(relevant: Bools, right: Ints, k: int) -> Floats:
+    """(Q, K) relevant or not, (Q,) how many right answers there are -> (Q,) average precision of the first k.
+
+    The precisions at the ranks of right answers, summed, over min(right, k): 1 when the list holds as many right
+    answers as it can, all in front. 0 where nothing is right. Manning et al., Introduction to Information Retrieval,
+    2008, 8.4.
+    """
+    first = relevant[:, :k].astype(np.float64)
+    precision = np.cumsum(first, axis=1) / np.arange(1, first.shape[1] + 1)
+    best = np.minimum(right, k).astype(np.float64)
+    return np.divide((precision * first).sum(axis=1), best, out=np.zeros(len(first)), where=best > 0)
+
+
 def matches(labels: Ints, rows: Ints, target: Ints) -> Bools:
     """(N, A), (Q, K), (Q, A) -> (Q, K, A): which attributes of each result equal the target. Padding matches nothing.
 
