@@ -77,6 +77,7 @@ def why_rows(engine: Engine, result: Result, reference: Path | str) -> list[Row]
     told = [hit.shares for hit in result.hits if hit.shares is not None]
     if not told or result.vector is None or not engine.gallery.manifest.has_model:
         return []
+    source: Path | None
     if isinstance(reference, Path):
         source, title = reference, reference.name
     else:

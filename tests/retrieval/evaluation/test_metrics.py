@@ -188,3 +188,14 @@ def test_bootstrap_width_is_that_of_the_normal_interval():
     low, high = metrics.bootstrap_interval(values, 0)[0]
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(2000), rel=0.15)
+
+
+def test_precision_above_a_threshold_counts_what_is_told() -> None:
+    probability = np.array([[0.61, 0.3], [0.6, 0.4], [0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    target = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [-1, -1]])
+    said, right = metrics.told(probability, target)
+    assert said.tolist() == [[True, False], [False, False], [True, False], [False, True], [False, False]]
+    assert right.sum() / said.sum() == pytest.approx(2 / 3)
+    assert metrics.told(probability, target, 0.95)[0].sum() == 0
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.told(probability, target[:, :1])
