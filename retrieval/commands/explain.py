@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from retrieval.explain.heat import Method
     from retrieval.models.checkpoint import Model
     from retrieval.query import Names
 
@@ -20,6 +21,13 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--attribute", "-a", required=True, metavar="NAME", help="The attribute to explain.")
 @click.option("--value", metavar="VALUE", help="The value to find reasons for.  [default: the predicted one]")
 @click.option(
+    "--method",
+    type=click.Choice(["layer-cam", "grad-cam"]),
+    default="layer-cam",
+    show_default=True,
+    help="How heat is told: finely, on an earlier map, or on the last one.",
+)
+@click.option(
     "--gallery", "-g", type=FOLDER, envvar="FSEARCH_GALLERY", default="gallery", show_default=True,
     help="Whose model explains; $FSEARCH_GALLERY if set.",
 )  # fmt: skip
@@ -27,8 +35,8 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, the heat map and the 7 x 7 representation in it.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the reasons as pictures: .html or .png.")
 def explain(
-    photos: tuple[Path, ...], attribute: str, value: str | None, gallery: Path, model: str | None, as_json: bool,
-    save: Path | None,
+    photos: tuple[Path, ...], attribute: str, value: str | None, method: Method, gallery: Path, model: str | None,
+    as_json: bool, save: Path | None,
 ) -> None:  # fmt: skip
     """Show why an attribute of a photo is what the model says: heat map, box, what is under it, probabilities.
 
@@ -43,7 +51,8 @@ def explain(
         checked(save)
     network, names = _network(gallery, model)
     name = names.attribute(attribute)
-    found = explained(network, photos, name, names.value(name, value) if value is not None else None)
+    wanted = names.value(name, value) if value is not None else None
+    found = explained(network, photos, name, wanted, method)
     if save is not None:
         save_explanations(save, photos, found, {"model": f"{network.config.name} {network.fingerprint}"})
     if as_json:

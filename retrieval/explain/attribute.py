@@ -24,12 +24,13 @@ DIGITS = 5
 class Explanation:
     """Why a head says ``value`` of a photo, or how it could.
 
-    heat: (h, w) float32, Grad-CAM over the photo at the scale that the network saw it, 0 to 1 at its highest; 0
+    heat: (h, w) float32, over the photo at the scale that the network saw it, 0 to 1 at its highest; 0
     everywhere where nothing speaks for the value. box: around the largest connected component of what reaches half the
     highest heat, in pixels of the upright photo; None without heat. peak: x, y of the highest heat, likewise.
     representation: (C, 7, 7) float32, the last feature map ROI-pooled under the box (without one, the whole photo).
     """
 
+    method: heats.Method
     attribute: str
     value: str
     predicted: str
@@ -44,6 +45,7 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as ``fsearch explain --json`` prints them."""
         return {
+            "method": self.method,
             "attribute": self.attribute,
             "value": self.value,
             "predicted": self.predicted,
@@ -58,7 +60,11 @@ class Explanation:
 
 
 def explain(
-    model: Model, sources: Sequence[photos.Source], attribute: str, value: str | None = None
+    model: Model,
+    sources: Sequence[photos.Source],
+    attribute: str,
+    value: str | None = None,
+    method: heats.Method = "layer-cam",
 ) -> list[Explanation]:
     """Explain one attribute of each photo: its predicted value, or ``value``. Names as in the model's vocabulary.
 
@@ -72,7 +78,7 @@ def explain(
     probabilities, features = _seen(model, pixels, attribute)
     best = probabilities.argmax(axis=1)
     codes = best if value is None else np.full(len(pixels), values.index(value))
-    maps = heats.grown(heats.attribute_heat(net, pixels, attribute, codes), size)
+    maps = heats.grown(heats.attribute_heat(net, pixels, attribute, codes, method), size)
     areas = [places.area_of(each.width, each.height, size) for each in loaded]
     shown = [normal(each[places.inside(area)]) for each, area in zip(maps, areas, strict=True)]
     boxes = [places.largest_box(each) for each in shown]
@@ -85,6 +91,7 @@ def explain(
         peak = places.peak_of(each)
         found.append(
             Explanation(
+                method=method,
                 attribute=attribute,
                 value=values[codes[i]],
                 predicted=values[best[i]],

@@ -35,7 +35,7 @@ def _row(source: Path, found: Explanation) -> Row:
         f"{found.attribute}: {found.value} ({found.probabilities[found.value]:.2f})",
         Tile(photo, source.name, tuple(told)),
         (
-            Tile(pictures.overlay(photo, found.heat, found.box, size), "Grad-CAM", (where, "box: largest hot part")),
+            Tile(pictures.overlay(photo, found.heat, found.box, size), found.method, (where, "box: largest hot part")),
             Tile(pictures.boxed(photo, found.box, size), "box", (_sides(found),)),
             Tile(
                 pictures.cells(strength), "7 x 7 under the box",

@@ -21,7 +21,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "weights": {"weight": {"color": 3, "look": 0.25}},
     "dropped": {"drop": ["look", "category"]},
     "one block": {"drop": ["look", "category", "pattern", "sleeve"]},
-    "filter": {"where": ["domain=shop and not color=red"]},
+    "filter": {"where": ["domain=shop and not color=orange"]},
     "all": {
         "set": {"color": "gray"},
         "weight": {"pattern": 2},
