@@ -14,6 +14,8 @@ from index.errors import FsearchError
 from index.recipe import KINDS, bytes_of
 from retrieval.commands.bench import bench
 from retrieval.commands.data import data
+from retrieval.commands.explain import explain
+from retrieval.commands.generate import generate
 from retrieval.commands.options import FOLDER
 from retrieval.commands.options import gallery as _gallery
 
@@ -218,6 +220,7 @@ def _summary(gallery: Any) -> str:
 @click.option("--recall", type=click.FloatRange(0, 1), help="Least recall@topk to search for.  [default: 0.95]")
 @click.option("--nprobe", type=click.IntRange(1), help="Lists to probe, or a graph's efSearch, instead of --recall.")
 @click.option("--rerank", type=click.IntRange(1), help="Candidates to score on the stored vectors, likewise.")
+@click.option("--explain", "why", is_flag=True, help="Say what each block adds to a score; with --save, heat maps too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the results as pictures: .html or .png.")
 @click.option("--batch", type=FOLDER, metavar="FILE", help="Queries from a CSV or Parquet instead; needs --out.")
@@ -227,7 +230,7 @@ def query(
     photo: Path | None, gallery: Path, set_: tuple[str, ...], from_: tuple[str, ...], weight: tuple[str, ...],
     drop: tuple[str, ...], where: tuple[str, ...], like: str | None, exclude: tuple[str, ...], one_per: str | None,
     min_score: float | None, topk: int, page: int, recall: float | None, nprobe: int | None, rerank: int | None,
-    as_json: bool, save: Path | None, batch: Path | None, out: Path | None, model: str | None,
+    why: bool, as_json: bool, save: Path | None, batch: Path | None, out: Path | None, model: str | None,
 ) -> None:  # fmt: skip
     """Search by a photo, edited: same style, other color.
 
@@ -243,7 +246,19 @@ def query(
     if (batch is None) != (out is None):
         raise click.UsageError("--batch FILE and --out FILE go together")
     if batch is not None and out is not None:
-        if set_ or from_ or weight or drop or where or exclude or one_per or min_score is not None or as_json or save:
+        if (
+            set_
+            or from_
+            or weight
+            or drop
+            or where
+            or exclude
+            or one_per
+            or min_score is not None
+            or why
+            or as_json
+            or save
+        ):
             raise click.UsageError("--batch takes edits, filters and weights from the file's columns, not from options")
         from retrieval.serving.batch import run_batch
 
@@ -259,7 +274,7 @@ def query(
     result = engine.query(
         photo, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"), weight=q.weights_of(weight),
         drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score, topk=topk,
-        offset=(page - 1) * topk, recall=recall,
+        offset=(page - 1) * topk, recall=recall, explain=why,
     )  # fmt: skip
     if save is not None:
         from retrieval.serving.pages import save_result
@@ -273,6 +288,9 @@ def query(
         click.echo(f"saved {save}", err=as_json)
 
 
+main.add_command(explain)
+
+
 def _printed(result: Any, page: int) -> str:
     said = [f"{e.attribute}: {e.old or '(none)'} -> {e.new}" for e in result.edits]
     marked = "; ~ predicted" if any(hit.predicted for hit in result.hits) else ""
@@ -283,6 +301,8 @@ def _printed(result: Any, page: int) -> str:
     for hit in result.hits:
         attributes = "  ".join(f"{name}={value}" for name, value in hit.shown().items())
         lines.append(f"{hit.rank:>3}  {hit.id:<{width}}  {hit.score:.3f}  {attributes}")
+        if hit.shares is not None:
+            lines.append(f"     {'':<{width}}  = {hit.why()}")
     return "\n".join(lines)
 
 
@@ -384,22 +404,7 @@ def train(config: Path, photos: Path | None, labels: Path | None, out: Path | No
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
-@main.command()
-@click.argument("out", type=FOLDER)
-@click.option("--photos", type=click.IntRange(1), default=3000, show_default=True, help="How many.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--phone", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of phone photos.")
-def generate(out: Path, photos: int, seed: int, phone: float) -> None:
-    """Draw garments with known attributes as an ordinary photo folder with labels.csv.
-
-    \b
-    fsearch generate garments/ --photos 3000
-    """
-    from retrieval.datasets import garments
-
-    garments.generate(out, photos, seed=seed, phone_share=phone, progress=True)
-    click.echo(f"{photos:,} photos and labels.csv in {out}")
-
+main.add_command(generate)
 
 main.add_command(data)
 

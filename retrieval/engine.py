@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from index.table import PREDICTED
 from retrieval import query as q
 from retrieval import ranking
 from retrieval.config import LOOK
+from retrieval.explain.shares import shares
 from retrieval.models import memory
 from retrieval.photos import Source
 from retrieval.query import Edit, Names, Request
@@ -111,6 +113,7 @@ class Engine:
         topk: int | None = 10,
         offset: int = 0,
         recall: float | None = None,
+        explain: bool = False,
     ) -> Result:
         """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited.
 
@@ -119,17 +122,23 @@ class Engine:
         conditions such as "price < 50 and gender = Women"; exclude: ids not wanted; one_per: a column, of whose values
         each has one hit at most; min_score: the least score of a hit; topk: answers wanted, None for all that reach
         min_score; offset: the ranks before the first answer, 10 for the second page of 10; recall: least recall@topk
-        (default 0.95). Names and values may be aliases. ``like`` never returns its own row.
+        (default 0.95); explain: each hit says what every block adds to its score (``Hit.shares``). Names and values may
+        be aliases. ``like`` never returns its own row.
 
         Raises UnknownNameError (nearest names offered), PhotoError, InputError, MismatchError.
         """
         request = Request(
             _source(photo), like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score
         )
-        return self.query_many([request], topk, recall, offset)[0]
+        return self.query_many([request], topk, recall, offset, explain)[0]
 
     def query_many(
-        self, requests: Sequence[Request], topk: int | None = 10, recall: float | None = None, offset: int = 0
+        self,
+        requests: Sequence[Request],
+        topk: int | None = 10,
+        recall: float | None = None,
+        offset: int = 0,
+        explain: bool = False,
     ) -> list[Result]:
         """``query`` for many requests at once: embedded, searched and joined in batches. The first fault raises."""
         results: list[Result] = []
@@ -138,11 +147,21 @@ class Engine:
             found = self.search(prepared, topk, recall, offset=offset)
             for i, (rows, scores) in enumerate(found):
                 hits = self._join(rows, ranking.shown(scores, prepared, i), offset)
+                if explain:
+                    hits = self._explained(hits, rows, prepared, i)
                 asked = prepared.vectors[i : i + 1]
                 promised = self._searched.expected_recall(recall, offset + (topk or max(len(rows), 1)), asked)
                 edits, weights = prepared.edits[i], prepared.weights[i]
-                results.append(Result(hits, edits, weights, promised, prepared.reference[i]))
+                vector = prepared.vectors[i] if explain else None
+                results.append(Result(hits, edits, weights, promised, prepared.reference[i], vector))
         return results
+
+    def _explained(
+        self, hits: tuple[Hit, ...], rows: npt.NDArray[np.int64], prepared: Prepared, i: int
+    ) -> tuple[Hit, ...]:
+        spans = {name: self.layout.slice(name) for name in self.layout.names}
+        why = shares(prepared.vectors[i], self.gallery.vectors(rows), spans, float(prepared.total[i]))
+        return tuple(replace(hit, shares=each) for hit, each in zip(hits, why, strict=True))
 
     def promised(self, topk: int, recall: float | None = None) -> float:
         """The measured recall@topk of the setting that a query at the default weights uses."""

@@ -186,6 +186,18 @@ def precision_at_1(labels: Ints, reference: Ints, rows: Ints) -> Floats:
     return np.divide((same & known).sum(axis=0), asked, out=np.full(len(asked), np.nan), where=asked > 0)
 
 
+def told(probability: Floats, target: Ints, threshold: float = 0.6) -> tuple[Bools, Bools]:
+    """What a head dares to say, and whether it is so: two (n, V) masks of probabilities (n, V) and targets (n, V), 1
+    has, 0 lacks, -1 unknown. A value is told where its probability is above ``threshold`` and its target is known.
+
+    Precision is ``right.sum() / said.sum()``; FashionAI takes a threshold of 0.6.
+    """
+    if probability.shape != target.shape:
+        raise ValueError(f"probabilities {probability.shape} and targets {target.shape}: expected one shape")
+    said = (probability > threshold) & (target >= 0)
+    return said, said & (target == 1)
+
+
 def bootstrap_interval(values: Floats, seed: int, draws: int = 1000, level: float = 0.95) -> Floats:
     """Percentile bootstrap interval of the mean over queries: (Q, M) values -> (M, 2) low and high.
 

@@ -219,3 +219,14 @@ def test_average_precision_by_hand():
     # no list of two can hold more than two right answers
     assert metrics.average_precision_at_k(relevant, right, 2).tolist() == pytest.approx([1 / 2, 0, 1])
     assert metrics.right_at(np.array([[2, -1]]), np.array([], np.int64), np.array([0, 0])).tolist() == [[False, False]]
+
+
+def test_precision_above_a_threshold_counts_what_is_told() -> None:
+    probability = np.array([[0.61, 0.3], [0.6, 0.4], [0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    target = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [-1, -1]])
+    said, right = metrics.told(probability, target)
+    assert said.tolist() == [[True, False], [False, False], [True, False], [False, True], [False, False]]
+    assert right.sum() / said.sum() == pytest.approx(2 / 3)
+    assert metrics.told(probability, target, 0.95)[0].sum() == 0
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.told(probability, target[:, :1])
