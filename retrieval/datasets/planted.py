@@ -1,4 +1,4 @@
-"""Outfits with a planted style rule, as features alone: what an outfit model must be able to learn, and how well it did.
+"""Outfits with a planted style rule, as features alone: what an outfit model must be able to learn.
 
 An item has a kind (shape), a cloth (texture) and a color; its features are blocks of these names, each the value's
 prototype with noise, made unit. The rule: all items of an outfit have cloths of one formality and colors of one
@@ -14,7 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 KINDS = ("top", "outer", "bottom", "shoes", "bag", "hat")
-FORMALITIES = {"casual": ("denim", "jersey", "canvas"), "formal": ("wool", "silk", "satin"), "sport": ("mesh", "fleece", "nylon")}
+FORMALITIES = {
+    "casual": ("denim", "jersey", "canvas"),
+    "formal": ("wool", "silk", "satin"),
+    "sport": ("mesh", "fleece", "nylon"),
+}
 CLOTHS = tuple(cloth for cloths in FORMALITIES.values() for cloth in cloths)
 HUES = 12  # on a wheel
 BLOCKS = {"shape": 24, "texture": 24, "color": 24}

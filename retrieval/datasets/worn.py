@@ -7,7 +7,7 @@ PNG for each photo whose pixel values are category numbers. With regions a garme
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,15 @@ class Worn(NamedTuple):
     path: Path
     region: Path | None
     box: tuple[float, float, float, float]
+
+
+def categories(folder: str | Path) -> list[str]:
+    """The names of the categories that the folder's boxes have. InputError."""
+    path = Path(folder) / BOXES
+    try:
+        return sorted(str(each["name"]) for each in _json(path)["categories"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the COCO format ({error})") from None
 
 
 def read_worn(folder: str | Path, kinds: Sequence[str]) -> list[Worn]:
@@ -75,12 +84,14 @@ def cut(garment: Worn) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-class Sequence_(NamedTuple):
+class Together(NamedTuple):
+    """Categories that were worn together."""
+
     id: str
     kinds: tuple[str, ...]
 
 
-def read_sequences(folder: str | Path, part: str = "train") -> list[Sequence_]:
+def read_sequences(folder: str | Path, part: str = "train") -> list[Together]:
     """Which categories were worn together: {part}_*.json, a list of {"set_id", "items_category"}, with the names in
     category_id.txt (a number and a name a line). InputError."""
     root = Path(folder)
@@ -89,9 +100,11 @@ def read_sequences(folder: str | Path, part: str = "train") -> list[Sequence_]:
         raise InputError(f"{root}: {len(found)} files {part}_*.json where one is expected")
     try:
         lines = (root / "category_id.txt").read_text(encoding="utf-8").splitlines()
-        names = {int(number): name.strip() for number, _, name in (line.partition(" ") for line in lines if line.strip())}
+        names = {
+            int(number): name.strip() for number, _, name in (line.partition(" ") for line in lines if line.strip())
+        }
         return [
-            Sequence_(str(each["set_id"]), tuple(names[int(c)] for c in each["items_category"] if int(c) in names))
+            Together(str(each["set_id"]), tuple(names[int(c)] for c in each["items_category"] if int(c) in names))
             for each in _json(found[0])
         ]
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -103,11 +116,3 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-
-
-def people(garments: Sequence[Worn]) -> Iterator[tuple[str, list[int]]]:
-    """Photo and the positions of its garments, in the order given."""
-    by: dict[str, list[int]] = {}
-    for place, garment in enumerate(garments):
-        by.setdefault(garment.outfit, []).append(place)
-    yield from by.items()

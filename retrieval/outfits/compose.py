@@ -38,7 +38,9 @@ class Composer:
         labels: Mapping[str, Sequence[str | None]], rows: npt.NDArray[np.int64],
     ) -> None:  # fmt: skip
         if missing := [name for name in (rule.color, *rule.same) if name not in labels]:
-            raise InputError(f"the rule of outfits needs the label columns {', '.join(missing)}: the gallery lacks them")
+            raise InputError(
+                f"the rule of outfits needs the label columns {', '.join(missing)}: the gallery lacks them"
+            )
         self.rule, self.slots, self.mapping = rule, slots, mapping
         self.kinds, self.labels = kinds, labels
         held: dict[tuple[str, tuple[str, ...], str], list[int]] = defaultdict(list)
@@ -61,7 +63,9 @@ class Composer:
                 for palette in palettes:
                     held[kind, same, palette].append(row)
         if not held:
-            raise InputError("no photo of the catalogue has the kinds, colors and labels that the rule of outfits names")
+            raise InputError(
+                "no photo of the catalogue has the kinds, colors and labels that the rule of outfits names"
+            )
         self._held = {key: np.array(found) for key, found in held.items()}
         self._sames_known = list(counts)
         share = np.sqrt(np.array([counts[same] for same in self._sames_known], np.float64))

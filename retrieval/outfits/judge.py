@@ -116,7 +116,9 @@ def _distractors(
 ) -> list[int]:  # fmt: skip
     rows = by_slot.get(int(slots[outfit[place]]), pool[:0]) if same else pool
     found: list[int] = []
-    for row in rng.permutation(rows)[: 40 * count].tolist() if len(rows) < 4000 else rng.choice(rows, 40 * count).tolist():
+    for row in (
+        rng.permutation(rows)[: 40 * count].tolist() if len(rows) < 4000 else rng.choice(rows, 40 * count).tolist()
+    ):
         if row not in outfit and row not in found and (wrong is None or wrong(number, row)):
             found.append(row)
             if len(found) == count:
@@ -195,7 +197,7 @@ def _pair(kinds: npt.NDArray[np.int64], a: int, b: int) -> tuple[int, int]:
 
 
 def closeness(units: npt.NDArray[Any]) -> Score:
-    """Mean cosine over the pairs of an outfit; units (n, D), each block of length 1 (so this is the mean over blocks)."""
+    """Mean cosine over the pairs of an outfit; units (n, D) with unit blocks, so it is the mean over blocks."""
 
     def one(outfit: Outfit) -> float:
         own = units[list(outfit)].astype(np.float64)

@@ -110,7 +110,10 @@ class OutfitModel:
         """
         out = torch.zeros(self.pool.shape[1])
         ends = []
-        for part, lstm, head in ((before, self.net.ahead, self.net.next), (after[::-1], self.net.behind, self.net.before)):
+        for part, lstm, head in (
+            (before, self.net.ahead, self.net.next),
+            (after[::-1], self.net.behind, self.net.before),
+        ):
             if len(part):
                 items = self.net.items(torch.from_numpy(np.ascontiguousarray(part))[None])
                 said = head(lstm(items)[0])[0, -1]
@@ -139,7 +142,7 @@ class OutfitModel:
 
 
 def pad(outfits: Sequence[Array], dim: int) -> tuple[Tensor, Tensor]:
-    """Outfits (n_i, D) -> (n, T, D) float32 with zeros behind, lengths (n,). InputError for one of fewer than 2 items."""
+    """Outfits (n_i, D) -> (n, T, D) float32 with zeros behind, lengths (n,). InputError for fewer than 2 items."""
     lengths = [len(each) for each in outfits]
     if min(lengths) < 2:
         raise InputError("an outfit has at least two items; give two photos or more")

@@ -17,6 +17,7 @@ from index.errors import InputError
 from retrieval.outfits.config import TextConfig
 from retrieval.outfits.language import words_of
 
+
 def vocabulary(texts: Iterable[str], min_count: int) -> list[str]:
     """Words that at least ``min_count`` texts hold, the commonest first."""
     counts = Counter(word for text in texts for word in set(words_of(text)))
@@ -132,7 +133,9 @@ def hinge(texts: Tensor, photos: Tensor, same: npt.NDArray[np.int64], margin: fl
     alike = torch.from_numpy(same[:, None] == same[None, :])
     right = scores.diagonal()
     wrong = [(margin - right[:, None] + scores).clamp(min=0), (margin - right[None, :] + scores).clamp(min=0)]
-    return sum((each.masked_fill(alike, 0).sum() / (each > 0).sum().clamp(min=1) for each in wrong), texts.new_zeros(()))
+    return sum(
+        (each.masked_fill(alike, 0).sum() / (each > 0).sum().clamp(min=1) for each in wrong), texts.new_zeros(())
+    )
 
 
 def recall_at(
