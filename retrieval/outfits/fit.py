@@ -85,7 +85,7 @@ def padded(table: npt.NDArray[np.float16], outfits: Outfits) -> tuple[Tensor, Te
 
 def reference_pool(net: OutfitNet, table: npt.NDArray[np.float16], rows: npt.NDArray[np.int64]) -> Tensor:
     """The items that scores are normalised over, in item space (m, p)."""
-    with torch.inference_mode():
+    with torch.no_grad():
         return net.items(torch.from_numpy(table[rows].astype(np.float32))).half().float()
 
 

@@ -132,10 +132,8 @@ def hinge(texts: Tensor, photos: Tensor, same: npt.NDArray[np.int64], margin: fl
     scores = F.normalize(texts, dim=1) @ F.normalize(photos, dim=1).T  # (n, n)
     alike = torch.from_numpy(same[:, None] == same[None, :])
     right = scores.diagonal()
-    wrong = [(margin - right[:, None] + scores).clamp(min=0), (margin - right[None, :] + scores).clamp(min=0)]
-    return sum(
-        (each.masked_fill(alike, 0).sum() / (each > 0).sum().clamp(min=1) for each in wrong), texts.new_zeros(())
-    )
+    wrong = [(margin - own + scores).clamp(min=0).masked_fill(alike, 0) for own in (right[:, None], right[None, :])]
+    return sum((each.sum() / (each > 0).sum().clamp(min=1) for each in wrong), texts.new_zeros(()))
 
 
 def recall_at(

@@ -17,6 +17,7 @@ from retrieval.outfits import model as models
 from retrieval.outfits.compose import Composed, Composer
 from retrieval.outfits.config import OutfitConfig, aspects_of
 from retrieval.outfits.fit import fit, reading, reference_pool
+from retrieval.outfits.language import plain
 from retrieval.outfits.slots import Slots
 
 ASKED = 1500  # outfits of a test at most
@@ -44,6 +45,7 @@ class Data(NamedTuple):
 
     table: npt.NDArray[np.float16]
     slots: npt.NDArray[np.int64]  # place of each row's slot
+    kinds: npt.NDArray[np.int64]  # a number for each row's kind
     catalogue: npt.NDArray[np.int64]  # rows held out for tests, of the catalogue
     worn: npt.NDArray[np.int64]  # likewise, of the worn items
     fitted: list[tuple[float, Callable[[int], list[tuple[int, ...]]]]]  # what is learned from: share, epoch -> outfits
@@ -95,8 +97,13 @@ def gather(
         sample = [*sample, *epoch(0)]
     if not sample:
         raise InputError("nothing to learn outfits from: give worn outfits, or category sequences and a rule")
+    if not composed and not dressed:
+        raise InputError(
+            "no outfit is held out to read scores by: give more outfits, or a larger holdout in the config"
+        )
     places = np.array([slots.place(slots.of(kind)) for kind in kinds], np.int64)
-    return Data(table, places, np.flatnonzero(test), worn_rows, fitted, composed, dressed, composer, sample)
+    codes = np.unique([plain(kind or "") for kind in kinds], return_inverse=True)[1]
+    return Data(table, places, codes, np.flatnonzero(test), worn_rows, fitted, composed, dressed, composer, sample)
 
 
 def held_rows(catalogue: Catalogue, config: OutfitConfig) -> npt.NDArray[np.bool_]:
@@ -178,7 +185,7 @@ def report(model: models.OutfitModel, data: Data, config: OutfitConfig) -> dict[
     """Held-out outfits: fill in the blank, AUC, and the swap test, the model beside chance and two baselines."""
     scores: dict[str, judge.Score] = {
         "outfit model": lambda outfits: model.raw_rows(data.table, outfits),
-        "kinds seen together": judge.cooccurrence(data.sample, data.slots),
+        "kinds seen together": judge.cooccurrence(data.sample, data.kinds),
         "pairwise distance": judge.closeness(data.table),
     }
     told: dict[str, Any] = {}
