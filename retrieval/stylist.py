@@ -176,8 +176,7 @@ class Stylist:
         outfit = self.score(pieces)
         own = outfit.pieces
         by = self.model.by_aspect(self.model.influence(np.stack([piece.features for piece in own])))
-        worst = int(np.sum(list(by.values()), axis=0).argmin())
-        aspect = min(by, key=lambda name: float(by[name][worst]))
+        worst, aspect = self.model.worst(by)
         rest = [[*own[:i], *own[i + 1 :]] for i in range(len(own))] if len(own) > 2 else []
         without = tuple(each.score for each in self._scored(rest)) if rest else ()
         better: list[Scored] = []

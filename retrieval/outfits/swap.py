@@ -48,17 +48,20 @@ def make_swaps(
 def named(model: OutfitModel, table: npt.NDArray, swaps: Sequence[Swap]) -> dict[str, dict[str, float]]:
     """Share of swaps whose item is named worst, and whose aspect is named as its fault, by method.
 
-    influence: gradient x feature, the item with the least sum and its least aspect. left out: the item without which
+    influence: gradient x feature, the item with the least of all values (``OutfitModel.worst``); influence, summed: the
+    item with the least sum. The aspect is the least of the swapped item. left out: the item without which
     the rest scores best; the aspect without which (made that of an average item) the outfit scores best. chance.
     """
     aspects = list(model.aspects)
-    right: dict[str, list[tuple[bool, bool]]] = {"influence": [], "left out": []}
+    right: dict[str, list[tuple[bool, bool]]] = {"influence": [], "influence, summed": [], "left out": []}
     for swap in swaps:
         items = table[list(swap.outfit)].astype(np.float32)
         by = model.by_aspect(model.influence(items))
         total = np.sum(list(by.values()), axis=0)
+        worst, _ = model.worst(by)
         least = aspects[int(np.argmin([by[aspect][swap.place] for aspect in aspects]))]
-        right["influence"].append((int(total.argmin()) == swap.place, least == swap.aspect))
+        right["influence"].append((worst == swap.place, least == swap.aspect))
+        right["influence, summed"].append((int(total.argmin()) == swap.place, least == swap.aspect))
         without = model.raw([np.delete(items, i, axis=0) for i in range(len(items))])
         faded = model.raw([_faded(model, items, swap.place, aspect) for aspect in aspects])
         right["left out"].append((int(without.argmax()) == swap.place, aspects[int(faded.argmax())] == swap.aspect))
