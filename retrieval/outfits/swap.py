@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ def make_swaps(
                 made.append(Swap((*outfit[:place], row, *outfit[place + 1 :]), place, aspect))
                 whole.append(outfit)
                 break
-    lower = score([each.outfit for each in made]) < score(whole) if made else []
+    lower: Any = score([each.outfit for each in made]) < score(whole) if made else []
     return [each for each, kept in zip(made, lower, strict=True) if kept]
 
 

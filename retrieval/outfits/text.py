@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,7 @@ class Words:
         return F.normalize(self.net(*bags(codes)), dim=1).numpy()
 
 
-def bags(codes: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def bags(codes: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Lists of codes as EmbeddingBag takes them: end to end, and the start of each."""
     starts = np.cumsum([0, *(len(each) for each in codes[:-1])])
     return torch.tensor([code for each in codes for code in each], dtype=torch.long), torch.from_numpy(starts)

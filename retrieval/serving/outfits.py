@@ -29,11 +29,11 @@ def save_explained(path: Path, found: Explained) -> None:
     heading = f"{_heading(outfit)}: {worst.slot} fits worst, for its {found.aspect}"
     rows = [Row(heading, items[0], tuple(items[1:]), edited=(found.aspect,), first=0, role=outfit.pieces[0].slot)]
     if found.better:
-        told = [_tile(each.pieces[found.worst], [f"score: {each.score:.2f}"], "hit") for each in found.better]
+        shown = [_tile(each.pieces[found.worst], [f"score: {each.score:.2f}"], "hit") for each in found.better]
         named = f"{worst.slot} -> {found.better[0].pieces[found.worst].name}"
         note = f"The outfit's score with each of these in its place; now {outfit.score:.2f}."
         rows.append(
-            Row(named, _tile(worst, [f"score: {outfit.score:.2f}"]), tuple(told), note, ("score",), role="worst")
+            Row(named, _tile(worst, [f"score: {outfit.score:.2f}"]), tuple(shown), note, ("score",), role="worst")
         )
     facts = {"influence": "gradient x feature; below zero it lowers the score"}
     save_sheet(path, rows, "fsearch outfit explain", facts)
