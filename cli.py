@@ -273,6 +273,8 @@ def query(
         weight=q.weights_of(weight), drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score,
         topk=topk, offset=(page - 1) * topk, recall=recall,
     )  # fmt: skip
+    if text is not None and (unknown := engine.words.codes(text)[1]):
+        click.echo(f"passed over, never learned: {', '.join(unknown)}", err=True)
     if save is not None:
         from retrieval.serving.pages import save_result
 

@@ -102,7 +102,7 @@ class Engine:
         from retrieval.outfits import model
 
         found = model.read(self.outfits)
-        found.check(self.gallery.manifest.model["fingerprint"], str(self.gallery.path))
+        found.check(self.gallery.manifest.model.get("fingerprint", ""), str(self.gallery.path))
         return found.words
 
     def query(

@@ -99,7 +99,7 @@ class Stylist:
         self.model = models.read(model)
         self._image = image
         if engine is not None:
-            self.model.check(engine.gallery.manifest.model["fingerprint"], str(engine.gallery.path))
+            self.model.check(engine.gallery.manifest.model.get("fingerprint", ""), str(engine.gallery.path))
         self.slots = self.model.slots
 
     @cached_property

@@ -38,14 +38,19 @@ def _shared(gallery: bool = True) -> Callable[[Callable[..., Any]], Callable[...
     return decorated
 
 
-def _stylist(gallery: Path | None, outfits: Path | None, model: str | None, save: Path | None) -> Stylist:
+def _stylist(
+    gallery: Path | None, outfits: Path | None, model: str | None, save: Path | None, text: str | None = None
+) -> Stylist:  # fmt: skip
     from retrieval.engine import Engine
     from retrieval.serving.sheet import checked
     from retrieval.stylist import Stylist
 
     if save is not None:
         checked(save)
-    return Stylist(Engine.open(gallery) if gallery is not None else None, outfits, model)
+    stylist = Stylist(Engine.open(gallery) if gallery is not None else None, outfits, model)
+    if text is not None and (unknown := stylist.model.words.codes(text)[1]):
+        click.echo(f"passed over, never learned: {', '.join(unknown)}", err=True)
+    return stylist
 
 
 @click.group()
@@ -124,7 +129,7 @@ def complete(
     \b
     fsearch outfit complete top.jpg bottom.jpg --missing shoes --gallery shop.gallery
     """
-    stylist = _stylist(gallery, outfits, model, save)
+    stylist = _stylist(gallery, outfits, model, save, text)
     pieces = stylist.pieces(items)
     _show(stylist.complete(pieces, missing, text, topk), as_json, save, f"with {missing}")
 
@@ -142,7 +147,7 @@ def generate(
     \b
     fsearch outfit generate top.jpg --text "blue" --gallery shop.gallery --save outfit.html
     """
-    stylist = _stylist(gallery, outfits, model, save)
+    stylist = _stylist(gallery, outfits, model, save, text)
     _show(
         [stylist.generate(stylist.pieces(items), text, most)],
         as_json,

@@ -35,10 +35,10 @@ def run_batch(
 ) -> tuple[int, int]:
     """Answer every query of a CSV or Parquet file; returns how many were answered and how many failed.
 
-    queries: columns ``id`` (a gallery row, which does not answer itself) or ``photo`` (a path, relative to the file), or
-    ``text``, alone or beside either; optional ``set`` ("color=gray;sleeve=long"), ``from``, ``where``, ``weight``,
-    ``drop``, ``exclude``, ``one_per``, ``min_score``. out: ``query`` (row number in the file, from 0), ``rank`` (from
-    1), ``id``, ``score``, ``error``; a
+    queries: columns ``id`` (a gallery row, which does not answer itself), ``photo`` (a path, relative to the file) or
+    ``text``, which may stand beside either; optional ``set`` ("color=gray;sleeve=long"), ``from``, ``where``,
+    ``weight``, ``drop``, ``exclude``, ``one_per``, ``min_score``. out: ``query`` (row number in the file, from 0),
+    ``rank`` (from 1), ``id``, ``score``, ``error``; a
     query that fails has one row with rank 0 and its reason, one that finds nothing has none. Written all or nothing.
 
     Raises InputError for a file that cannot be used as a whole.
