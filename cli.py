@@ -16,8 +16,11 @@ from retrieval.commands.bench import bench
 from retrieval.commands.data import data
 from retrieval.commands.explain import explain
 from retrieval.commands.generate import generate
+from retrieval.commands.info import info
 from retrieval.commands.options import FOLDER
 from retrieval.commands.options import gallery as _gallery
+from retrieval.commands.outfit import outfit
+from retrieval.commands.train_outfits import train_outfits
 
 RESUMED = ("build-index", "train", "generate")
 
@@ -211,6 +214,7 @@ def _summary(gallery: Any) -> str:
 @click.option("--weight", multiple=True, metavar="NAME=NUMBER", help="Factor on a block's weight, such as color=2.")
 @click.option("--drop", multiple=True, metavar="NAME", help="Any value will do: weight 0.")
 @click.option("--where", multiple=True, metavar="CONDITION", help="Keep rows such as 'price<50 and not color=red'.")
+@click.option("--text", metavar="WORDS", help="Words for what is wanted, alone or beside a photo or --like.")
 @click.option("--like", metavar="ID", help="Query by a gallery row instead of a photo; it does not answer itself.")
 @click.option("--exclude", multiple=True, metavar="ID", help="A row that must not be an answer; may be repeated.")
 @click.option("--one-per", metavar="COLUMN", help="At most one result, the best, for each value of this column.")
@@ -226,39 +230,30 @@ def _summary(gallery: Any) -> str:
 @click.option("--batch", type=FOLDER, metavar="FILE", help="Queries from a CSV or Parquet instead; needs --out.")
 @click.option("--out", type=FOLDER, metavar="FILE", help="Where --batch writes its results: .csv or .parquet.")
 @click.option("--model", help="The checkpoint, or shipped model, that made the gallery.  [default: its copy]")
+@click.option("--outfits", type=FOLDER, help="The model that reads --text.  [default: the shipped one]")
 def query(
     photo: Path | None, gallery: Path, set_: tuple[str, ...], from_: tuple[str, ...], weight: tuple[str, ...],
     drop: tuple[str, ...], where: tuple[str, ...], like: str | None, exclude: tuple[str, ...], one_per: str | None,
     min_score: float | None, topk: int, page: int, recall: float | None, nprobe: int | None, rerank: int | None,
     why: bool, as_json: bool, save: Path | None, batch: Path | None, out: Path | None, model: str | None,
+    text: str | None, outfits: Path | None,
 ) -> None:  # fmt: skip
     """Search by a photo, edited: same style, other color.
 
     \b
     fsearch query img.jpg --set color=gray --where gender=Women --save sheet.html
+    fsearch query --text "navy polo shirt" --gallery shop.gallery
     fsearch query --batch queries.csv --gallery shop.gallery --topk 30 --out results.parquet
     """
     from retrieval import query as q
     from retrieval.engine import Engine
 
-    if (photo is not None) + (like is not None) + (batch is not None) != 1:
-        raise click.UsageError("give one of PHOTO, --like ID and --batch FILE")
+    if (n := (photo is not None) + (like is not None) + (batch is not None)) > 1 or n + (text is not None) == 0:
+        raise click.UsageError("give one of PHOTO, --like ID, --text WORDS and --batch FILE")
     if (batch is None) != (out is None):
         raise click.UsageError("--batch FILE and --out FILE go together")
     if batch is not None and out is not None:
-        if (
-            set_
-            or from_
-            or weight
-            or drop
-            or where
-            or exclude
-            or one_per
-            or min_score is not None
-            or why
-            or as_json
-            or save
-        ):
+        if any((set_, from_, weight, drop, where, exclude, one_per, min_score is not None, why, as_json, save, text)):
             raise click.UsageError("--batch takes edits, filters and weights from the file's columns, not from options")
         from retrieval.serving.batch import run_batch
 
@@ -271,15 +266,18 @@ def query(
 
         checked(save)
     engine = Engine.open(gallery, model, nprobe, rerank)
+    engine.outfits = outfits
     result = engine.query(
-        photo, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"), weight=q.weights_of(weight),
-        drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score, topk=topk,
-        offset=(page - 1) * topk, recall=recall, explain=why,
+        photo, text=text, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"),
+        weight=q.weights_of(weight), drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score,
+        topk=topk, offset=(page - 1) * topk, recall=recall, explain=why,
     )  # fmt: skip
+    if text is not None and (unknown := engine.words.codes(text)[1]):
+        click.echo(f"passed over, never learned: {', '.join(unknown)}", err=True)
     if save is not None:
         from retrieval.serving.pages import save_result
 
-        save_result(save, engine, result, photo if photo is not None else like or "")
+        save_result(save, engine, result, photo if photo is not None else like or "", text)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
@@ -344,25 +342,8 @@ def duplicates(
         click.echo(f"saved {save}")
 
 
-@main.command()
-@_gallery
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(gallery: Path, as_json: bool) -> None:
-    """Say what a gallery holds: photos, blocks, attributes, model, index and its measured recall.
-
-    \b
-    fsearch info --gallery shop.gallery
-    """
-    from retrieval.engine import Engine
-
-    facts = Engine.open(gallery).info()
-    if as_json:
-        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
-        return
-    for name, value in facts.items():
-        click.echo(f"{name:<11} {value if not isinstance(value, dict) else ''}".rstrip())
-        for key, inner in value.items() if isinstance(value, dict) else ():
-            click.echo(f"  {key:<20} {inner}")
+main.add_command(outfit)
+main.add_command(info)
 
 
 @main.command()
@@ -404,6 +385,7 @@ def train(config: Path, photos: Path | None, labels: Path | None, out: Path | No
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
+main.add_command(train_outfits)
 main.add_command(generate)
 
 main.add_command(data)

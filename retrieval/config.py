@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
@@ -29,11 +29,13 @@ class _OnceOnly(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a config: unknown keys raise, nothing changes once read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class AttributeConfig(_Strict):
+class AttributeConfig(Strict):
     """One disentangled attribute. ``color`` marks it as carried by color: views with broken color do not train it.
 
     ``multi``: a label cell holds several values, as in ``striped|floral``.
@@ -50,7 +52,7 @@ class AttributeConfig(_Strict):
         return {key: value for key, value in dump(self).items() if key != "multi" or value}
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """Sizes of the network (design section 4)."""
 
     backbone: Literal[
@@ -84,7 +86,7 @@ class ModelConfig(_Strict):
         return self
 
 
-class TrainingConfig(_Strict):
+class TrainingConfig(Strict):
     """Batches, losses and the loop: attribute cross entropy, per-attribute and global triplets, a style loss."""
 
     start: str | None = None  # a checkpoint, by path or shipped name, whose weights are taken over where they fit
@@ -135,7 +137,7 @@ def _names_of(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value or ()
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """What is trained on. ``photos`` may be relative to the working folder.
 
     ``style``: the columns with style ids, one name or several; a photo's style is the first that is not blank.
@@ -149,7 +151,7 @@ class DataConfig(_Strict):
     split: str | None = None
 
 
-class SearchConfig(_Strict):
+class SearchConfig(Strict):
     """Defaults of a query; they travel with the model into the gallery and change no embedding."""
 
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
@@ -159,7 +161,7 @@ class SearchConfig(_Strict):
     value_aliases: dict[str, dict[str, str]] = {}  # attribute -> {what people type: value}
 
 
-class Config(_Strict):
+class Config(Strict):
     """Everything one run needs."""
 
     name: str
@@ -214,10 +216,18 @@ def find(name: str | Path) -> Path:
 
 def parse(value: Any, where: str) -> Config:
     """A Config from parsed YAML or JSON; every fault is in the one ConfigError."""
+    return parse_as(Config, value, where)
+
+
+S = TypeVar("S", bound=Strict)
+
+
+def parse_as(kind: type[S], value: Any, where: str) -> S:
+    """``parse`` for another kind of config."""
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: a config is a mapping of keys, not {type(value).__name__}")
     try:
-        return Config.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         faults = []
         for fault in error.errors():
@@ -229,9 +239,14 @@ def parse(value: Any, where: str) -> Config:
 
 def load(name: str | Path) -> Config:
     """Read and check one config by name or path."""
+    return load_as(Config, name)
+
+
+def load_as(kind: type[S], name: str | Path) -> S:
+    """``load`` for another kind of config."""
     path = find(name)
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), _OnceOnly)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    return parse(value, str(path))
+    return parse_as(kind, value, str(path))

@@ -5,7 +5,6 @@ The network (and torch) is loaded at the first photo: queries by gallery id run 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -30,13 +29,14 @@ from retrieval import ranking
 from retrieval.config import LOOK
 from retrieval.explain.shares import shares
 from retrieval.models import memory
-from retrieval.photos import Source
+from retrieval.photos import Source, source_of
 from retrieval.query import Edit, Names, Request
 from retrieval.results import Hit, Prepared, Result
 
 if TYPE_CHECKING:
     from retrieval.models.checkpoint import Model
     from retrieval.models.encode import Encoded
+    from retrieval.outfits.text import Words
 
 __all__ = ["Engine", "Hit", "Prepared", "Result"]
 
@@ -61,6 +61,7 @@ class Engine:
         self.edited = float(manifest.aliases.get("edited", 1.0))
         self.keep = float(manifest.aliases.get("keep", 1.0))
         self._model_path = Path(model) if model is not None else None
+        self.outfits: str | Path | None = None  # the model that reads texts, where it is not the shipped one
 
     @classmethod
     def open(
@@ -97,10 +98,20 @@ class Engine:
             )
         return model
 
+    @cached_property
+    def words(self) -> Words:
+        """The text encoder of the gallery's image model; MismatchError when it belongs to another."""
+        from retrieval.outfits import model
+
+        found = model.read(self.outfits)
+        found.check(self.gallery.manifest.model.get("fingerprint", ""), str(self.gallery.path))
+        return found.words
+
     def query(
         self,
         photo: str | Path | bytes | Any | None = None,
         *,
+        text: str | None = None,
         like: str | None = None,
         set: Mapping[str, str] | None = None,
         old: Mapping[str, str] | None = None,
@@ -115,7 +126,7 @@ class Engine:
         recall: float | None = None,
         explain: bool = False,
     ) -> Result:
-        """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited.
+        """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited; by ``text``; by both.
 
         set: attribute -> new value; old: attribute -> the value it replaces (default: the row's label, else the
         prediction); weight: block -> factor on its default weight (0 drops it); drop: blocks of weight 0; where:
@@ -128,7 +139,7 @@ class Engine:
         Raises UnknownNameError (nearest names offered), PhotoError, InputError, MismatchError.
         """
         request = Request(
-            _source(photo), like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score
+            source_of(photo), like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score, text
         )
         return self.query_many([request], topk, recall, offset, explain)[0]
 
@@ -215,8 +226,10 @@ class Engine:
         reference: list[dict[str, str | None]] = [{} for _ in requests]
         rows, skip = [], []
         for i, request in enumerate(requests):
-            if (request.photo is None) == (request.like is None):
-                raise InputError("a query takes either a photo or the id of a gallery row (like), not both or none")
+            if (request.photo is None) == (request.like is None) and (request.like or request.text is None):
+                raise InputError("a query takes a photo or the id of a gallery row (like), not both; a text; or both")
+            if request.set and request.photo is None and request.like is None:
+                raise InputError("an edit changes a photo or a gallery row, and there is none: say it in the text")
             if request.like is not None:
                 rows.append((i, self._row(request.like)))
             own = [rows[-1][1]] if request.like is not None and not request.keep_reference else []
@@ -242,8 +255,15 @@ class Engine:
             key = _texts(request.where)
             if key not in filters:
                 filters[key] = q.filter_rows(self.gallery, self.names, key, self._columns)
+        vectors = q.vectors(raw, self.layout, factors)
+        for i, request in enumerate(requests):
+            if request.text is not None:
+                said, default = self.words.encode([request.text])[0], np.array([*self.weights({}).values()], np.float32)
+                alone = request.photo is None and request.like is None
+                vectors[i], factors[i] = q.with_text(vectors[i], factors[i], said, default, self.layout, alone)
+                weights[i] = dict(zip(self.layout.names, factors[i].round(4).tolist(), strict=True))
         return Prepared(
-            vectors=q.vectors(raw, self.layout, factors),
+            vectors=vectors,
             total=factors.sum(axis=1),
             allowed=[filters[_texts(request.where)] for request in requests],
             skip=skip,
@@ -403,14 +423,3 @@ def _least(score: float | None) -> float:
 
 def _texts(where: str | Sequence[str]) -> tuple[str, ...]:
     return (where,) if isinstance(where, str) else tuple(where)
-
-
-def _source(photo: Any) -> Any:
-    """A path, bytes, PIL image or None -> what ``photos.decode`` takes (an image is encoded without loss)."""
-    if photo is None or isinstance(photo, bytes):
-        return photo
-    if isinstance(photo, str | Path):
-        return Path(photo)
-    content = io.BytesIO()
-    photo.save(content, "PNG")
-    return content.getvalue()

@@ -15,18 +15,24 @@ from retrieval.serving.sheet import Row, Tile, save_sheet
 SHOWN = 6  # best, and worst, queries on the bench page
 
 
-def save_result(path: Path, engine: Engine, result: Result, reference: Path | str) -> None:
-    """The query, the edit and the results of one search as pictures (.html or .png). reference: a file, or an id.
+def save_result(
+    path: Path, engine: Engine, result: Result, reference: Path | str, text: str | None = None
+) -> None:  # fmt: skip
+    """The query, the edit and the results of one search as pictures (.html or .png). reference: a file, or an id, or ""
+    where a text alone was asked.
 
     A result with shares shows them, and rows of heat maps follow. MissingDependencyError where those lack captum.
     """
-    if isinstance(reference, Path):
+    if not reference:
+        query = Tile(None, text or "", (), "query")
+    elif isinstance(reference, Path):
         query = Tile(reference, reference.name, _lines(result.reference), "query")
     else:
         asked = engine.describe([engine.gallery.row_of(reference)])[0]
         query = Tile(engine.photo_path(asked.path), asked.id, _lines(asked.shown(), result.reference), "query")
     edited = tuple(edit.attribute for edit in result.edits)
-    words = "; ".join(f"{e.attribute}: {e.old or 'none'} -> {e.new}" for e in result.edits) or "more like this"
+    words = "; ".join(f"{e.attribute}: {e.old or 'none'} -> {e.new}" for e in result.edits)
+    words = "; ".join(filter(None, [words, text and f"text: {text}"])) or "more like this"
     first = result.hits[0].rank if result.hits else 1
     row = Row(words, query, _tiles(engine, result), edited=edited, first=first)
     facts = {
