@@ -76,7 +76,7 @@ def _heat(
             cam = captum.LayerGradCam(answer, stages[-1])
             heat = cam.attribute(photos, target, more, relu_attributions=True)  # (n, 1, h, w)
         else:
-            product = captum.LayerGradientXActivation(answer, stages[net.taps[-1]])
+            product = captum.LayerGradientXActivation(answer, stages[net.taps[8]])
             heat = product.attribute(photos, target, more).clamp(min=0).sum(dim=1, keepdim=True)
         maps.append(heat.detach().float().cpu().numpy()[:, 0])
     return np.concatenate(maps)

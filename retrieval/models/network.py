@@ -75,7 +75,7 @@ class GarmentNet(nn.Module):
         self.config = config
         self.stem, self.body = base.stem, base.body
         self.quick = False
-        self.taps = {at: stride for stride, (at, _) in base.shallow.items()}
+        self.taps = {stride: at for stride, (at, _) in base.shallow.items()}  # where in the body the earlier maps are
         shallow = [base.shallow[stride][1] for stride in SHALLOW]
         self.bottom = CBAM(base.stem_channels, config.reduction) if config.attention == "all" else nn.Identity()
         self.branches = nn.ModuleList(
@@ -105,13 +105,13 @@ class GarmentNet(nn.Module):
         """
         x = (photos.to(self.mean.dtype) - self.mean) / self.std
         quick = self.quick and not torch.is_grad_enabled()
-        shallow = {}
+        places, shallow = {at: stride for stride, at in self.taps.items()}, {}
         with torch.autocast(x.device.type, torch.bfloat16) if quick else contextlib.nullcontext():
             x = self.bottom(self.stem(x.contiguous(memory_format=torch.channels_last)))
             for at, stage in enumerate(self.body):
                 x = stage(x)
-                if at in self.taps:
-                    shallow[self.taps[at]] = x.to(self.mean.dtype)
+                if at in places:
+                    shallow[places[at]] = x.to(self.mean.dtype)
         return x.to(self.mean.dtype), shallow
 
     def forward(self, photos: Tensor) -> Features:
