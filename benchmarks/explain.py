@@ -4,11 +4,12 @@
     python benchmarks/explain.py products --photos 0 --street STREET --out street.json
 
 Photos are drawn with a seed that no training uses. Heat is that of the true value. Columns: point, the pointing game
-(tolerance 3% of the long side), at the drawn part and, reach, wherever any value would show
-(``garments_regions``); IoU of the box with the drawn part's (of a pair of sleeves, the best of each and both); the rise of the loss when the box is hidden, when a box of its size at random places is, and their ratio; areas
-under deletion (small is good) and insertion (large). Baselines: the photo's centre, with a box of layer-cam's size;
-layer-cam of the same network with random weights (Adebayo et al. 2018). STREET: boxes.coco.json and photos/, as of
-bearpaw/clothing-co-parsing; the value asked is the one that the street's class is called among articleType's.
+(tolerance 3% of the long side) at the drawn part, and reach, wherever any value would show (``garments_regions``); IoU
+of the box with the drawn part's (of a pair of sleeves, the best of each and both); the rise of the loss when the box is
+hidden, when one of its size at random places is, and their ratio; areas under deletion (small is good) and insertion
+(large). Baselines: the photo's centre, with a box of layer-cam's size; layer-cam of the same network with random
+weights (Adebayo et al. 2018). STREET: boxes.coco.json and photos/, as of bearpaw/clothing-co-parsing; the value asked
+is what the street's class is called among articleType's.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def judged(model: Model, unlearned: GarmentNet, asked: Asked, steps: int) -> dic
 
     found: dict[str, dict[str, Any]] = {}
     boxes: dict[str, list[Box]] = {}
-    tolerance = faithful.TOLERANCE * asked.pixels.shape[1]
+    before, tolerance = ask(asked.pixels), faithful.TOLERANCE * asked.pixels.shape[1]
     for method in METHODS:
         maps = heats_of(model, unlearned, asked, method)
         if method == "centre":
@@ -147,8 +148,8 @@ def judged(model: Model, unlearned: GarmentNet, asked: Asked, steps: int) -> dic
             for name, true in (("point", asked.regions), ("reach", asked.reach))
         } | {
             "IoU": np.array([best_overlap(box, region) for box, region in zip(hot, asked.regions, strict=True)]),
-            "rise": faithful.rises(ask, asked.pixels, hot),
-            "random": faithful.random_rises(ask, asked.pixels, hot, asked.areas, draws=3),
+            "rise": faithful.rises(ask, asked.pixels, hot, before),
+            "random": faithful.random_rises(ask, asked.pixels, hot, asked.areas, before, draws=2),
         }
         if steps:
             for name, curve in (("deletion", faithful.deletion), ("insertion", faithful.insertion)):
