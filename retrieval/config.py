@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from index.errors import ConfigError
 
@@ -36,28 +36,42 @@ class Strict(BaseModel):
 
 
 class AttributeConfig(Strict):
-    """One disentangled attribute. ``color`` marks it as carried by color: views with broken color do not train it."""
+    """One disentangled attribute. ``color`` marks it as carried by color: views with broken color do not train it.
+
+    ``multi``: a label cell holds several values, as in ``striped|floral``.
+    """
 
     dim: Annotated[int, Field(ge=2, le=4096)] = 64
     color: bool = False
+    multi: bool = False
     min_count: Annotated[int, Field(ge=1)] = 1  # rarer values are left out of the vocabulary
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: Any) -> dict[str, Any]:
+        """Without ``multi`` where it is off, so that models made before it keep their fingerprint."""
+        return {key: value for key, value in dump(self).items() if key != "multi" or value}
 
 
 class ModelConfig(Strict):
     """Sizes of the network (design section 4)."""
 
-    backbone: Literal["regnet_tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large"] = (
-        "resnet50"
-    )
+    backbone: Literal[
+        "regnet_tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large",
+        "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2",
+    ] = "resnet50"  # fmt: skip
     pretrained: bool = False
-    last_stride: Literal[1, 2] = 2  # ResNets and RegNets: 1 keeps the last map twice as fine
+    last_stride: Literal[1, 2] = 2  # not for MobileNets: 1 keeps the last map twice as fine
     input_size: Annotated[int, Field(ge=32, le=1024)] = 224
     branches: Annotated[int, Field(ge=1, le=16)] = 4
     branch_dim: Annotated[int, Field(ge=2, le=4096)] = 256
     reduction: Annotated[int, Field(ge=1)] = 16
     shallow: bool = True  # attribute blocks see means of earlier maps, too
     grid: Annotated[int, Field(ge=1, le=8)] = 1  # look pools each of grid x grid cells; 1: the whole map, as the paper
-    detail: Annotated[int, Field(ge=0, le=256)] = 0  # channels of the eighth-size map in look
+    detail: Annotated[int, Field(ge=0, le=256)] = 0  # channels of an earlier map that look sees place by place
+    detail_stride: Literal[8, 16] = 8  # that map's side: input_size over this
+    attention: Literal["all", "blocks", "none"] = (
+        "all"  # CBAM after the stem and in attribute blocks; there alone; nowhere
+    )
     attributes: dict[str, AttributeConfig]
 
     @model_validator(mode="after")
@@ -73,27 +87,50 @@ class ModelConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """The plain core: attribute cross entropy, per-attribute and global triplets, style contrast."""
+    """Batches, losses and the loop: attribute cross entropy, per-attribute and global triplets, a style loss."""
 
     start: str | None = None  # a checkpoint, by path or shipped name, whose weights are taken over where they fit
     steps: Annotated[int, Field(ge=1)] = 2000
+    batch: Literal["pairs", "ids"] = "pairs"  # two photos of many styles, or many photos of a few
     pairs: Annotated[int, Field(ge=2)] = 64  # photos a batch are twice this: two views of each style
+    ids_per_batch: Annotated[int, Field(ge=2)] = 7
+    photos_per_id: Annotated[int, Field(ge=2)] = 10
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    backbone_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # factor on it for stem and body; 0 freezes them
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     grouped_share: Annotated[float, Field(ge=0, le=1)] = 0.4  # pairs drawn from styles with several photos
     alike_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # pairs drawn from few values of the first attribute
     margin: Annotated[float, Field(gt=0)] = 0.2
+    mining: Literal["batch-all", "semi-hard"] = "batch-all"  # triplets of attributes
+    distance: Literal["euclidean", "squared"] = "euclidean"  # in them
+    blanks: Literal["skip", "match"] = "skip"  # whole label tuples: a missing label rules a photo out, or is a value
     temperature: Annotated[float, Field(gt=0)] = 0.1
     classify: Annotated[float, Field(ge=0)] = 1.0  # loss weights
-    triplet: Annotated[float, Field(ge=0)] = 1.0
+    triplet: Annotated[float, Field(ge=0)] = 1.0  # of each attribute's triplets
+    tuples: Annotated[float, Field(ge=0)] | None = None  # of the triplets on whole label tuples; null: as triplet
     style: Annotated[float, Field(ge=0)] = 1.0
-    jitter: Annotated[float, Field(ge=0, le=3)] = 1.0  # factor on random shift, scale and rotation
+    style_loss: Literal["contrast", "triplet"] = "contrast"
+    augment: Literal["shop", "thesis"] = "shop"
+    jitter: Annotated[float, Field(ge=0, le=3)] = 1.0  # shop: factor on random shift, scale and rotation
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5  # class weights n^-balance in the cross entropy; 0: none
     coarse_size: Annotated[int, Field(ge=32, le=1024)] | None = None  # photo side in the first coarse_share of steps
     coarse_share: Annotated[float, Field(ge=0, lt=1)] = 0.7
-    memory: Literal["means", "heads"] = "means"  # M's columns: class means, or the heads' prototypes
+    memory: Literal["means", "heads", "trained"] = "means"  # M: class means, the heads' prototypes, trained from means
+    memory_steps: Annotated[int, Field(ge=1)] = 1000
+    consistency: Annotated[float, Field(ge=0)] = 1.0  # weights of M's training
+    sparsity: Annotated[float, Field(ge=0)] = 1.0
+    validate_every: Annotated[int, Field(ge=0)] = 0  # steps between validations, the best is kept; 0: at the end only
+    tensorboard: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    devices: Annotated[int, Field(ge=1)] = 1  # GPUs, or processes where there is none
     seed: int = 0
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
+
+    @model_validator(mode="after")
+    def _contrast_needs_pairs(self) -> TrainingConfig:
+        if self.batch == "ids" and self.style_loss == "contrast" and self.style:
+            raise ValueError("style_loss: contrast needs batch: pairs; with batch: ids write style_loss: triplet")
+        return self
 
 
 def _names_of(value: Any) -> Any:
@@ -104,12 +141,14 @@ class DataConfig(Strict):
     """What is trained on. ``photos`` may be relative to the working folder.
 
     ``style``: the columns with style ids, one name or several; a photo's style is the first that is not blank.
+    ``split``: the column that says train, val or test (or query, gallery); what is not train or val is never touched.
     """
 
     photos: str | None = None
     labels: str | None = None
     style: Annotated[tuple[str, ...], BeforeValidator(_names_of)] = ()
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of styles kept for validation, by hash of the style id
+    split: str | None = None
 
 
 class SearchConfig(Strict):
@@ -132,7 +171,13 @@ class Config(Strict):
     search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
-    def _search_names(self) -> Config:
+    def _fits(self) -> Config:
+        lite = self.model.backbone.startswith("efficientnet_lite")
+        if lite and not (self.model.pretrained or self.training.start):
+            raise ValueError(
+                f"{self.model.backbone} has its batch norms folded into its weights and cannot start from random ones: "
+                "set model.pretrained: true, or training.start to a checkpoint with that backbone"
+            )
         known = set(self.model.attributes)
         wrong = sorted(set(self.search.weights) - known - {LOOK})
         wrong += sorted(set(self.search.attribute_aliases.values()) - known)

@@ -6,6 +6,7 @@ The network (and torch) is loaded at the first photo: queries by gallery id run 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,9 @@ from index.table import PREDICTED
 from retrieval import query as q
 from retrieval import ranking
 from retrieval.config import LOOK
+from retrieval.explain.shares import shares
 from retrieval.models import memory
-from retrieval.photos import source_of
+from retrieval.photos import Source, source_of
 from retrieval.query import Edit, Names, Request
 from retrieval.results import Hit, Prepared, Result
 
@@ -122,6 +124,7 @@ class Engine:
         topk: int | None = 10,
         offset: int = 0,
         recall: float | None = None,
+        explain: bool = False,
     ) -> Result:
         """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited; by ``text``; by both.
 
@@ -130,17 +133,23 @@ class Engine:
         conditions such as "price < 50 and gender = Women"; exclude: ids not wanted; one_per: a column, of whose values
         each has one hit at most; min_score: the least score of a hit; topk: answers wanted, None for all that reach
         min_score; offset: the ranks before the first answer, 10 for the second page of 10; recall: least recall@topk
-        (default 0.95). Names and values may be aliases. ``like`` never returns its own row.
+        (default 0.95); explain: each hit says what every block adds to its score (``Hit.shares``). Names and values may
+        be aliases. ``like`` never returns its own row.
 
         Raises UnknownNameError (nearest names offered), PhotoError, InputError, MismatchError.
         """
         request = Request(
             source_of(photo), like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score, text
         )
-        return self.query_many([request], topk, recall, offset)[0]
+        return self.query_many([request], topk, recall, offset, explain)[0]
 
     def query_many(
-        self, requests: Sequence[Request], topk: int | None = 10, recall: float | None = None, offset: int = 0
+        self,
+        requests: Sequence[Request],
+        topk: int | None = 10,
+        recall: float | None = None,
+        offset: int = 0,
+        explain: bool = False,
     ) -> list[Result]:
         """``query`` for many requests at once: embedded, searched and joined in batches. The first fault raises."""
         results: list[Result] = []
@@ -149,11 +158,21 @@ class Engine:
             found = self.search(prepared, topk, recall, offset=offset)
             for i, (rows, scores) in enumerate(found):
                 hits = self._join(rows, ranking.shown(scores, prepared, i), offset)
+                if explain:
+                    hits = self._explained(hits, rows, prepared, i)
                 asked = prepared.vectors[i : i + 1]
                 promised = self._searched.expected_recall(recall, offset + (topk or max(len(rows), 1)), asked)
                 edits, weights = prepared.edits[i], prepared.weights[i]
-                results.append(Result(hits, edits, weights, promised, prepared.reference[i]))
+                vector = prepared.vectors[i] if explain else None
+                results.append(Result(hits, edits, weights, promised, prepared.reference[i], vector))
         return results
+
+    def _explained(
+        self, hits: tuple[Hit, ...], rows: npt.NDArray[np.int64], prepared: Prepared, i: int
+    ) -> tuple[Hit, ...]:
+        spans = {name: self.layout.slice(name) for name in self.layout.names}
+        why = shares(prepared.vectors[i], self.gallery.vectors(rows), spans, float(prepared.total[i]))
+        return tuple(replace(hit, shares=each) for hit, each in zip(hits, why, strict=True))
 
     def promised(self, topk: int, recall: float | None = None) -> float:
         """The measured recall@topk of the setting that a query at the default weights uses."""
@@ -173,7 +192,7 @@ class Engine:
 
     def rank(
         self,
-        likes: Sequence[int],
+        likes: Sequence[int | Source],
         sets: Sequence[Mapping[str, str]],
         wheres: Sequence[str],
         topk: int,
@@ -182,12 +201,15 @@ class Engine:
     ) -> list[npt.NDArray[np.int64]]:
         """Evaluation's way in: gallery rows for queries by gallery rows, each with its edits and its filter ("": none).
 
-        The same preparation and search as ``query``, but a reference may answer itself, as the published protocol says.
+        A query may be a photo instead (a file, its bytes, or a call that fetches them). The same preparation and search
+        as ``query``, but a reference may answer itself, as the published protocol says.
         """
         ids = self.gallery.columns(["id"])["id"]
         requests = [
-            Request(like=ids[int(row)].as_py(), set=edit, where=(where,) if where else (), keep_reference=True)
-            for row, edit, where in zip(likes, sets, wheres, strict=True)
+            Request(photo=like, set=edit, where=(where,) if where else ())
+            if isinstance(like, Path | bytes) or callable(like)
+            else Request(like=ids[int(like)].as_py(), set=edit, where=(where,) if where else (), keep_reference=True)
+            for like, edit, where in zip(likes, sets, wheres, strict=True)
         ]
         return [rows for rows, _ in self.search(self.prepare(requests), topk, recall, exact)]
 
@@ -205,7 +227,9 @@ class Engine:
         rows, skip = [], []
         for i, request in enumerate(requests):
             if (request.photo is None) == (request.like is None) and (request.like or request.text is None):
-                raise InputError("a query takes a photo or the id of a gallery row (like), not both; a text; or both")
+                raise InputError(
+                    "a query takes either a photo or the id of a gallery row (like), not both; or a text, alone or beside"
+                )
             if request.set and request.photo is None and request.like is None:
                 raise InputError("an edit changes a photo or a gallery row, and there is none: say it in the text")
             if request.like is not None:

@@ -18,11 +18,14 @@ BATCH = 64  # larger batches are no faster on a CPU and hold more memory
 
 class Encoded(NamedTuple):
     """Embeddings of n photos: ``units`` (n, D) float32, every block of length 1; ``norms`` (n, B) float32, the blocks'
-    raw lengths; ``predicted``: attribute -> the head's value for each photo; ``sure``: its softmax probability."""
+    raw lengths; ``predicted``: attribute -> the head's value for each photo; ``sure``: its softmax probability.
+
+    Of a multi-label attribute, predicted are all values of a probability above 0.5, joined by "|", or None for none of
+    them; sure is the probability of the whole answer, were its values independent."""
 
     units: npt.NDArray[np.float32]
     norms: npt.NDArray[np.float32]
-    predicted: dict[str, list[str]]
+    predicted: dict[str, list[str | None]]
     sure: dict[str, npt.NDArray[np.float32]]
 
 
@@ -41,8 +44,16 @@ def encode(model: Model, pixels: npt.NDArray[np.uint8]) -> Encoded:
         norms.append(length)
     predicted, sure = {}, {}
     for name, logits in output.logits.items():
-        best, code = torch.softmax(logits.float(), dim=1).max(dim=1)
         values = model.memory.vocabulary[name]
+        if model.config.model.attributes[name].multi:
+            chance = torch.sigmoid(logits.float())
+            chosen = (chance > 0.5).cpu().numpy()
+            predicted[name] = [
+                "|".join(v for v, said in zip(values, row, strict=True) if said) or None for row in chosen
+            ]
+            sure[name] = torch.where(chance > 0.5, chance, 1 - chance).prod(dim=1).cpu().numpy()
+            continue
+        best, code = torch.softmax(logits.float(), dim=1).max(dim=1)
         predicted[name] = [values[i] for i in code.tolist()]
         sure[name] = best.cpu().numpy()
     together, lengths = torch.cat(units, 1).float().cpu().numpy(), torch.cat(norms, 1).float().cpu().numpy()

@@ -16,11 +16,11 @@ from index.errors import DamagedError
 
 @dataclass(frozen=True)
 class Memory:
-    """M, (sum D_a, sum V_a) float32, block diagonal: column v of attribute a = mean raw feature of photos with v.
+    """M, (sum D_a, sum V_a) float32: column v of attribute a starts as the mean raw feature of photos with v.
 
     The edit of the paper is f' = f + M v with v in {-1, 0, 1} (Hou et al. 2021, attribute-driven disentangled
-    representations): ``residual`` is M (e_new - e_old) cut to the attribute's own rows. Off-block entries are zero
-    until a training fills them.
+    representations): ``residual`` is M (e_new - e_old), by block. Off the blocks of its diagonal M is zero unless it
+    was trained (retrieval/training/edits.py).
     """
 
     vocabulary: Mapping[str, Sequence[str]]  # attribute -> values, in column order
@@ -63,23 +63,28 @@ NONE = Memory({}, {}, np.zeros((0, 0), np.float32))  # of a gallery without attr
 
 
 def from_means(
-    features: Mapping[str, np.ndarray], codes: np.ndarray, vocabulary: Mapping[str, Sequence[str]]
+    features: Mapping[str, np.ndarray],
+    codes: np.ndarray,
+    vocabulary: Mapping[str, Sequence[str]],
+    sets: Mapping[str, np.ndarray] | None = None,
 ) -> Memory:
     """Fill M with class means.
 
     features: attribute -> raw (n, D_a) float32; codes: (n, A) integer value codes in vocabulary order, -1 = unlabelled.
-    A value no photo has keeps the mean of the attribute's labelled features: editing to it then means "typical".
+    sets: for each multi-label attribute (n, V_a), 1 has, 0 lacks, -1 unlabelled, in place of its column of codes; a
+    value's column is then the mean of the photos that have it. A value no photo has keeps the mean of the attribute's
+    labelled features: editing to it then means "typical".
     """
     dims = {name: int(features[name].shape[1]) for name in vocabulary}
     matrix = np.zeros((sum(dims.values()), sum(len(v) for v in vocabulary.values())), np.float32)
     row = column = 0
     for i, (name, values) in enumerate(vocabulary.items()):
-        known = codes[:, i] >= 0
-        block, code = features[name][known].astype(np.float64), codes[known, i]
+        rows, code, known = _having(codes[:, i], (sets or {}).get(name))
+        block = features[name].astype(np.float64)
         sums = np.zeros((len(values), dims[name]))
-        np.add.at(sums, code, block)
+        np.add.at(sums, code, block[rows])
         counts = np.bincount(code, minlength=len(values))[:, None]
-        overall = block.mean(axis=0) if len(block) else np.zeros(dims[name])
+        overall = block[known].mean(axis=0) if known.any() else np.zeros(dims[name])
         means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
         matrix[row : row + dims[name], column : column + len(values)] = means.T
         row, column = row + dims[name], column + len(values)
@@ -91,6 +96,7 @@ def from_heads(
     features: Mapping[str, np.ndarray],
     codes: np.ndarray,
     vocabulary: Mapping[str, Sequence[str]],
+    sets: Mapping[str, np.ndarray] | None = None,
 ) -> Memory:
     """Fill M with the cosine heads' prototypes, each as long as the features of its value's photos are on average.
 
@@ -98,19 +104,28 @@ def from_heads(
     and leans towards what its photos have in common beside the value; a prototype is trained to tell the value apart.
     A value no photo has gets the average length of all.
     """
-    means = from_means(features, codes, vocabulary)
+    means = from_means(features, codes, vocabulary, sets)
     matrix = np.zeros_like(means.matrix)
     for i, (name, values) in enumerate(vocabulary.items()):
-        known = codes[:, i] >= 0
-        length = np.linalg.norm(features[name][known].astype(np.float64), axis=1)
-        counts = np.bincount(codes[known, i], minlength=len(values))
-        sums = np.bincount(codes[known, i], weights=length, minlength=len(values))
-        overall = length.mean() if len(length) else 1.0
+        rows, code, known = _having(codes[:, i], (sets or {}).get(name))
+        length = np.linalg.norm(features[name].astype(np.float64), axis=1)
+        counts = np.bincount(code, minlength=len(values))
+        sums = np.bincount(code, weights=length[rows], minlength=len(values))
+        overall = length[known].mean() if known.any() else 1.0
         lengths = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
         unit = prototypes[name] / np.linalg.norm(prototypes[name], axis=1, keepdims=True)
         first = means.column(name, values[0])
         matrix[means.rows(name), first : first + len(values)] = (unit * lengths[:, None]).T
     return Memory(means.vocabulary, means.dims, matrix)
+
+
+def _having(codes: np.ndarray, sets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which row has which value, two arrays of one length, and (n,) bool: which rows have a label at all."""
+    if sets is None:
+        known = codes >= 0
+        return np.flatnonzero(known), codes[known], known
+    rows, code = np.nonzero(sets == 1)
+    return rows, code, np.asarray((sets >= 0).all(axis=1))
 
 
 def _span(sizes: Mapping[str, int], name: str) -> slice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,9 @@ class PixelStore:
 class TrainingSet:
     """Photos that decode, with labels in vocabulary order.
 
-    ``codes`` (n, A) int64, -1 = no label; ``styles`` (n,) int64; ``validation`` (n,) bool; ``rejected``: id, reason.
+    ``codes`` (n, A) int64, -1 = no label; ``sets``: for each multi-label attribute (n, V) int64, 1 has, 0 lacks,
+    -1 no label, and its column of ``codes`` numbers the different sets; ``styles`` (n,) int64; ``validation`` (n,)
+    bool; ``rejected``: id, reason.
     """
 
     ids: list[str]
@@ -75,6 +78,15 @@ class TrainingSet:
     validation: np.ndarray
     vocabulary: dict[str, list[str]]
     rejected: list[tuple[str, str]]
+    sets: dict[str, np.ndarray]
+
+    def labels(self) -> np.ndarray:
+        """(n, W) int8: all labels side by side, 1 where a photo has the value, W the sum of the vocabulary's sizes."""
+        parts = [
+            np.clip(self.sets[name], 0, 1) if name in self.sets else self.codes[:, i, None] == np.arange(len(values))
+            for i, (name, values) in enumerate(self.vocabulary.items())
+        ]
+        return np.concatenate(parts, axis=1).astype(np.int8)
 
 
 def gather(source: Iterable[Photo], config: Config, progress: bool = False) -> TrainingSet:
@@ -87,12 +99,14 @@ def gather(source: Iterable[Photo], config: Config, progress: bool = False) -> T
         raise InputError("no photos to train on: check data.photos in the config")
     attributes = config.model.attributes
     columns = {name for record in records for name in record.attributes}
-    wanted = [*attributes, *config.data.style]
+    wanted = [*attributes, *config.data.style, *([config.data.split] if config.data.split else [])]
     if missing := [name for name in wanted if name not in columns]:
         raise InputError(
             f"the labels have no column {', '.join(missing)}, which the config names; "
             f"they have {', '.join(sorted(columns))}"
         )
+    if config.data.split is not None:
+        records = _used(records, config.data.split)
     store = PixelStore([r.source for r in records], config.model.input_size, config.training.cache_mb)
     rejected = [(records[place].id, reason) for place, reason in store.reject(progress).items()]
     if len(rejected) == len(records):
@@ -104,21 +118,30 @@ def gather(source: Iterable[Photo], config: Config, progress: bool = False) -> T
     ]
     ids = [record.id for record in records]
     validation = held_out(groups, ids, config.data.holdout)
+    if config.data.split is not None:
+        said = np.array([_part(record.attributes[config.data.split]) == "val" for record in records])
+        validation = said if said.any() else validation
     names = [group or f"\0{name}" for group, name in zip(groups, ids, strict=True)]
     vocabulary: dict[str, list[str]] = {}
-    for name, attribute in attributes.items():
-        counts = Counter(
-            value
-            for record, held in zip(records, validation, strict=True)
-            if not held and (value := record.attributes.get(name))
-        )
+    codes = np.full((len(records), len(attributes)), -1, np.int64)
+    sets: dict[str, np.ndarray] = {}
+    for column, (name, attribute) in enumerate(attributes.items()):
+        cells = [_values(record.attributes.get(name), attribute.multi) for record in records]
+        counts = Counter(value for cell, held in zip(cells, validation, strict=True) if not held for value in cell)
         vocabulary[name] = [value for value, n in counts.most_common() if n >= attribute.min_count]
         if len(vocabulary[name]) < 2:
             raise InputError(f"attribute {name} has fewer than two values in the training labels: leave it out")
-    codes = np.full((len(records), len(attributes)), -1, np.int64)
-    for column, (name, values) in enumerate(vocabulary.items()):
-        code = {value: i for i, value in enumerate(values)}
-        codes[:, column] = [code.get(record.attributes.get(name) or "", -1) for record in records]
+        code = {value: i for i, value in enumerate(vocabulary[name])}
+        if attribute.multi:
+            sets[name] = np.full((len(records), len(code)), -1, np.int64)
+            for row, cell in enumerate(cells):
+                if known := [code[value] for value in cell if value in code]:
+                    sets[name][row] = 0
+                    sets[name][row, known] = 1
+            number = np.unique(sets[name], axis=0, return_inverse=True)[1].reshape(-1)
+            codes[:, column] = np.where((sets[name] < 0).any(axis=1), -1, number)
+        else:
+            codes[:, column] = [code.get(cell[0], -1) if cell else -1 for cell in cells]
     return TrainingSet(
         ids=ids,
         pixels=store,
@@ -127,4 +150,29 @@ def gather(source: Iterable[Photo], config: Config, progress: bool = False) -> T
         validation=validation,
         vocabulary=vocabulary,
         rejected=rejected,
+        sets=sets,
     )
+
+
+def _values(cell: str | None, multi: bool) -> list[str]:
+    """The values in a label cell, none for a blank one; ``striped|floral`` (or ``;``) are two where it is multi."""
+    if not cell or not multi:
+        return [cell] if cell else []
+    return list(dict.fromkeys(value for part in re.split(r"[|;]", cell) if (value := part.strip())))
+
+
+def _part(cell: str | None) -> str:
+    """train, val or test, as data sets spell them."""
+    word = (cell or "").strip().casefold()
+    return {"validation": "val", "valid": "val", "query": "test", "gallery": "test"}.get(word, word)
+
+
+def _used(records: list[Photo], column: str) -> list[Photo]:
+    """The records of the train and val parts; those of the test part are dropped before anything looks at them."""
+    parts = [_part(record.attributes[column]) for record in records]
+    if unknown := [i for i, part in enumerate(parts) if part not in ("train", "val", "test")]:
+        said = records[unknown[0]].attributes[column]
+        raise InputError(f"{column} of photo {records[unknown[0]].id} is {said!r}: expected train, val or test")
+    if "train" not in parts:
+        raise InputError(f"no photo whose {column} is train")
+    return [record for record, part in zip(records, parts, strict=True) if part != "test"]

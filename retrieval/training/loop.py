@@ -1,27 +1,32 @@
-"""The training loop: batches of style pairs, attribute and style losses, memory from means, a checkpoint."""
+"""The training loop: batches, attribute and style losses, validation, the memory matrix, a checkpoint, a report."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from index.errors import InputError, MismatchError
 from index.files import atomic_path
 from retrieval.config import LOOK, Config, fingerprint
 from retrieval.models import checkpoint, memory
+from retrieval.models.memory import Memory
 from retrieval.models.network import GarmentNet
-from retrieval.training import augment, losses
+from retrieval.training import augment, losses, validate
+from retrieval.training.curves import Curves, of_steps, save_report, writer
 from retrieval.training.data import TrainingSet
-from retrieval.training.sampling import PairSampler
+from retrieval.training.edits import train_memory
+from retrieval.training.processes import Runner, launch
+from retrieval.training.sampling import IdSampler, PairSampler
 
 SAVE_EVERY = 200  # steps between resumable states
 
@@ -31,69 +36,123 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def train(data: TrainingSet, config: Config, out: Path, half: bool = False, progress: bool = False) -> dict[str, Any]:
+def train(
+    data: TrainingSet,
+    config: Config,
+    out: Path,
+    half: bool = False,
+    progress: bool = False,
+    runner: Runner | None = None,
+) -> dict[str, Any]:
     """Train on the training part, write ``out`` (safetensors), return what was measured on the validation part.
 
     Killed and run again with the same config and data, it goes on from the last saved state. Every step draws its
     batch and its augmentation from (seed, step) alone, so a resumed run sees what an unbroken one would have seen.
+    Beside ``out`` come its report (.report.html, .report.json). Of several processes the first one writes.
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the checkpoint file, such as {out / 'model.safetensors'}")
     settings = config.training
+    if settings.validate_every and not data.validation.any():
+        raise InputError("training.validate_every needs a validation part: raise data.holdout, or set it to 0")
+    fabric, scaler = runner or launch(settings.devices, settings.precision, device())
+    first = fabric.global_rank == 0
+    progress = progress and first
     torch.manual_seed(settings.seed)
-    where = device()
+    where = fabric.device
     net = GarmentNet(config.model, data.vocabulary).to(where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if settings.start is not None:
         take_over(net, checkpoint.read(settings.start).net)
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, fused=scaler is None)
     rows = np.flatnonzero(~data.validation)
-    sampler = PairSampler(
-        data.styles[rows], data.codes[rows, 0], settings.pairs, settings.grouped_share, settings.alike_share
-    )
-    codes = torch.from_numpy(data.codes[rows])
-    weights = [
-        losses.class_weights(codes[:, i], len(v), settings.balance).to(where)
-        for i, v in enumerate(data.vocabulary.values())
-    ]
+    sampler = _sampler(data, rows, config)
+    weights = _weights(data, rows, settings.balance, where)
     labels = hashlib.sha256(data.codes.tobytes() + data.styles.tobytes() + data.validation.tobytes()).hexdigest()
     mark = fingerprint([config.model_dump(exclude={"search"}), data.vocabulary, data.ids, labels])
     state = out.with_name(f"{out.stem}.state.safetensors")
-    start = _resume(state, mark, net, optimizer)
+    best: dict[str, Tensor] = {}
+    start, curves = _resume(state, mark, net, optimizer, scaler, best)
+    curves = curves or of_steps(settings.steps)
+    model, stepper = fabric.setup(net, optimizer)
+    log = writer(out.with_name(f"{out.stem}.tensorboard"), start) if settings.tensorboard and first else None
     steps = range(start, settings.steps)
     bar = tqdm(steps, "train", settings.steps, initial=start, unit="step", disable=None if progress else True)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step / settings.steps)
-        rng = np.random.default_rng([settings.seed, step])
-        first, second = sampler.draw(rng)
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        coarse = settings.coarse_size is not None and step < settings.coarse_share * settings.steps
-        size = settings.coarse_size if coarse else None
-        batch, broken = _batch(data, rows[first], rows[second], generator, size, settings.jitter)
-        picked = codes[np.concatenate((first, second))].to(where)
-        styles = torch.from_numpy(data.styles[rows[first]]).to(where)
-        loss, parts = _loss(net, batch.to(where), broken.to(where), picked, styles, weights, config)
+            group["lr"] = settings.learning_rate * group["factor"] * _schedule(step / settings.steps)
+        number = step * fabric.world_size + fabric.global_rank
+        drawn = sampler.draw(np.random.default_rng([settings.seed, number]))
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
+        picked = rows[drawn.rows]
+        batch = _batch(data, picked, drawn.recolored, generator, _size(step, config), config).to(where)
+        broken = torch.from_numpy(drawn.recolored).to(where)
+        loss, parts = _loss(model, batch, broken, _labels(data, picked, where), weights, config)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
+        fabric.backward(loss)
+        fabric.clip_gradients(model, stepper, max_norm=5.0, error_if_nonfinite=False)
+        stepper.step()
         bar.set_postfix({name: f"{value:.2f}" for name, value in parts.items()}, refresh=False)
-        if (step + 1) % SAVE_EVERY == 0:
-            _save(state, mark, net, optimizer, step + 1)
+        due = {"losses": curves.add(step, parts)}
+        if settings.validate_every and ((step + 1) % settings.validate_every == 0 or step + 1 == settings.steps):
+            due["validation"] = _validate(net, data, rows, config, curves, best, step + 1) if first else None
+            fabric.barrier()
+        if log:
+            for kind, point in due.items():
+                for name, value in (point or {}).items():
+                    log.add_scalar(f"{kind}/{name}", value, step + 1)
+        if (step + 1) % SAVE_EVERY == 0 and first:
+            _save(state, mark, net, optimizer, scaler, best, curves, step + 1)
+    if log:
+        log.close()
+    if not first:
+        return {}
+    if best:
+        net.load_state_dict(best)
     net.eval()
-    features, _ = embed(net, data, rows, progress)
-    if settings.memory == "means":
-        matrix = memory.from_means(features, data.codes[rows], data.vocabulary)
-    else:
-        prototypes = {name: net.attributes[name].prototypes.detach().cpu().numpy() for name in data.vocabulary}
-        matrix = memory.from_heads(prototypes, features, data.codes[rows], data.vocabulary)
-    facts = _facts(net, data, progress) | {"photos": len(rows), "data": mark}
+    matrix = _memory(net, data, rows, config, progress)
+    facts = {"validation": _facts(net, data, matrix, settings.seed, progress), "photos": len(rows), "data": mark}
+    if curves.validations:
+        facts["best_step"] = int(max(curves.validations, key=lambda point: point["score"])["step"])
     facts["fingerprint"] = checkpoint.write(out, net, matrix, config, facts, torch.float16 if half else torch.float32)
+    save_report(out, config, facts, curves)
     state.unlink(missing_ok=True)
     return facts
+
+
+def _groups(net: GarmentNet, config: Config) -> list[dict[str, Any]]:
+    """Parameters by decay (matrices and kernels alone) and rate; a frozen backbone is in none."""
+    settings, groups = config.training, []
+    base = {id(p) for part in (net.stem, net.body) for p in part.parameters()}
+    for factor, inside in ((1.0, False), (settings.backbone_rate, True)):
+        chosen = [p for p in net.parameters() if (id(p) in base) == inside]
+        if factor == 0:
+            for parameter in chosen:
+                parameter.requires_grad_(False)
+            continue
+        for decay, matrix in ((settings.weight_decay, True), (0.0, False)):
+            params = [p for p in chosen if (p.ndim > 1) == matrix]
+            groups.append({"params": params, "weight_decay": decay, "factor": factor})
+    return groups
+
+
+def _sampler(data: TrainingSet, rows: np.ndarray, config: Config) -> PairSampler | IdSampler:
+    settings, styles = config.training, data.styles[rows]
+    if settings.batch == "ids":
+        return IdSampler(styles, settings.ids_per_batch, settings.photos_per_id)
+    return PairSampler(styles, data.codes[rows, 0], settings.pairs, settings.grouped_share, settings.alike_share)
+
+
+def _weights(data: TrainingSet, rows: np.ndarray, balance: float, where: torch.device) -> list[Any]:
+    """For each attribute the class weights of its values; (having, lacking) where it is multi-label."""
+    weights: list[Any] = []
+    for i, (name, values) in enumerate(data.vocabulary.items()):
+        if name in data.sets:
+            both = losses.value_weights(torch.from_numpy(data.sets[name][rows]), balance)
+            weights.append(tuple(weight.to(where) for weight in both))
+        else:
+            codes = torch.from_numpy(data.codes[rows, i])
+            weights.append(losses.class_weights(codes, len(values), balance).to(where))
+    return weights
 
 
 def take_over(net: GarmentNet, other: GarmentNet) -> list[str]:
@@ -113,58 +172,94 @@ def _schedule(progress: float) -> float:
     return progress / 0.05 if progress < 0.05 else 0.5 * (1 + float(np.cos(np.pi * (progress - 0.05) / 0.95)))
 
 
+def _size(step: int, config: Config) -> int | None:
+    """The photo side of a step: ``coarse_size`` in the first coarse_share of the steps, None for the input size."""
+    settings = config.training
+    coarse = settings.coarse_size is not None and step < settings.coarse_share * settings.steps
+    return settings.coarse_size if coarse else None
+
+
 def _batch(
     data: TrainingSet,
-    first: np.ndarray,
-    second: np.ndarray,
+    rows: np.ndarray,
+    recolored: np.ndarray,
     generator: torch.Generator,
     size: int | None,
-    jitter: float,
-) -> tuple[Tensor, Tensor]:
-    """Augmented photos (2n, 3, s, s) float32, and which of them have a broken color (2n,) bool.
+    config: Config,
+) -> Tensor:
+    """Augmented photos (n, 3, s, s) float32, of ``rows``; those of them that are ``recolored`` lose their color.
 
     s is the input size, or ``size``: most of the training on smaller photos, the rest on whole ones, learns as much in
     a fraction of the time (progressive resizing; Touvron et al. 2019 for why the last steps see the final size).
-
-    Where a style has but one photo, the second view is that photo recolored: the style must survive the color.
     """
-    pixels = torch.from_numpy(data.pixels[np.concatenate((first, second))])
-    views = pixels.permute(0, 3, 1, 2).float()
+    views = torch.from_numpy(data.pixels[rows]).permute(0, 3, 1, 2).float()
     if size is not None:
         views = F.interpolate(views, size=(size, size), mode="bilinear", antialias=True)
-    views = augment.light(views, generator)
-    broken = torch.from_numpy(np.concatenate((np.zeros(len(first), bool), first == second)))
+    shop = config.training.augment == "shop"
+    views = augment.light(views, generator) if shop else augment.thesis(views, generator)
+    broken = torch.from_numpy(recolored)
     if broken.any():
         views[broken] = augment.recolor(views[broken], generator)
-    return augment.move(views, generator, jitter), broken
+    return augment.move(views, generator, config.training.jitter) if shop else views
+
+
+class Labels(NamedTuple):
+    """Of a batch: ``codes`` (n, A), ``sets`` (n, V) by multi-label attribute, ``styles`` (n,), all int64."""
+
+    codes: Tensor
+    sets: dict[str, Tensor]
+    styles: Tensor
+
+
+def _labels(data: TrainingSet, rows: np.ndarray, where: torch.device) -> Labels:
+    codes, styles = torch.from_numpy(data.codes[rows]).to(where), torch.from_numpy(data.styles[rows]).to(where)
+    return Labels(codes, {name: torch.from_numpy(sets[rows]).to(where) for name, sets in data.sets.items()}, styles)
 
 
 def _loss(
-    net: GarmentNet, batch: Tensor, broken: Tensor, codes: Tensor, styles: Tensor, weights: list[Tensor], config: Config
+    net: nn.Module, batch: Tensor, broken: Tensor, labels: Labels, weights: list[Any], config: Config
 ) -> tuple[Tensor, dict[str, float]]:
     settings = config.training
     output = net(batch)
     classify, tuples = [], []
     for i, (name, attribute) in enumerate(config.model.attributes.items()):
-        code = codes[:, i].masked_fill(broken, -1) if attribute.color else codes[:, i]
-        classify.append(losses.cross_entropy(output.logits[name], code, weights[i]))
+        code = labels.codes[:, i].masked_fill(broken, -1) if attribute.color else labels.codes[:, i]
+        if name in labels.sets:
+            sets = labels.sets[name].masked_fill((code < 0)[:, None], -1)
+            classify.append(losses.binary_cross_entropy(output.logits[name], sets, weights[i]))
+        else:
+            classify.append(losses.cross_entropy(output.logits[name], code, weights[i]))
         tuples.append(code)
-    first, second = output.blocks[LOOK].chunk(2)
-    style = losses.style_contrast(first, second, styles, settings.temperature)
+    look = output.blocks[LOOK]
+    if settings.style_loss == "contrast":
+        (first, second), styles = look.chunk(2), labels.styles.chunk(2)[0]
+        style = losses.style_contrast(first, second, styles, settings.temperature)
+    else:
+        style = losses.triplet(look, labels.styles, settings.margin, "batch-all", "euclidean")
     ce = torch.stack(classify).mean()
-    triplet = _triplets(output.blocks, tuples, config) if settings.triplet else ce.new_zeros(())
-    total = settings.classify * ce + settings.triplet * triplet + settings.style * style
-    return total, {"ce": ce.item(), "triplet": triplet.item(), "style": style.item()}
+    whole = settings.triplet if settings.tuples is None else settings.tuples
+    each = joined = ce.new_zeros(())
+    if settings.triplet or whole:
+        each, joined = _triplets(output.blocks, tuples, broken, config)
+    total = settings.classify * ce + settings.triplet * each + whole * joined + settings.style * style
+    return total, {"ce": ce.item(), "triplet": each.item(), "tuples": joined.item(), "style": style.item()}
 
 
-def _triplets(blocks: dict[str, Tensor], codes: list[Tensor], config: Config) -> Tensor:
-    """Mean of the per-attribute triplets plus the global one, which compares whole label tuples; codes: A of (2n,)."""
-    names, margin = list(config.model.attributes), config.training.margin
-    each = [losses.batch_all_triplet(blocks[name], code, margin) for name, code in zip(names, codes, strict=True)]
-    table = torch.stack(codes, dim=1)  # (2n, A)
-    whole = torch.unique(table, dim=0, return_inverse=True)[1].masked_fill((table < 0).any(dim=1), -1)
+def _triplets(blocks: dict[str, Tensor], codes: list[Tensor], broken: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """The mean of the per-attribute triplets, and the global one, which compares whole label tuples; codes: A of (n,).
+
+    A missing label rules a photo out of the latter, or is a value (``blanks``); a broken color always rules it out.
+    """
+    names, settings = list(config.model.attributes), config.training
+    how = settings.margin, settings.mining, settings.distance
+    each = [losses.triplet(blocks[name], code, *how) for name, code in zip(names, codes, strict=True)]
+    table = torch.stack(codes, dim=1)  # (n, A)
+    out = (table < 0).any(dim=1)
+    if settings.blanks == "match":
+        out = broken & any(attribute.color for attribute in config.model.attributes.values())
+    whole = torch.unique(table, dim=0, return_inverse=True)[1].masked_fill(out, -1)
     unit = torch.cat([F.normalize(blocks[name], dim=1) for name in names], dim=1)
-    return torch.stack(each).mean() + losses.batch_all_triplet(unit, whole, margin)
+    return torch.stack(each).mean(), losses.triplet(unit, whole, *how)
 
 
 @torch.inference_mode()
@@ -186,31 +281,94 @@ def embed(
     return {k: np.concatenate(v) for k, v in blocks.items()}, {k: np.concatenate(v) for k, v in logits.items()}
 
 
-def _facts(net: GarmentNet, data: TrainingSet, progress: bool) -> dict[str, Any]:
+def _memory(net: GarmentNet, data: TrainingSet, rows: np.ndarray, config: Config, progress: bool = False) -> Memory:
+    """M from the features of the rows, as ``training.memory`` says."""
+    settings = config.training
+    features, _ = embed(net, data, rows, progress)
+    sets = {name: values[rows] for name, values in data.sets.items()}
+    if settings.memory == "heads":
+        blocks: Any = net.attributes
+        prototypes = {name: blocks[name].prototypes.detach().cpu().numpy() for name in data.vocabulary}
+        return memory.from_heads(prototypes, features, data.codes[rows], data.vocabulary, sets)
+    means = memory.from_means(features, data.codes[rows], data.vocabulary, sets)
+    if settings.memory == "means":
+        return means
+    multi = [name in data.sets for name in data.vocabulary]
+    return train_memory(
+        means, features, data.labels()[rows], multi, settings.memory_steps, settings.margin,
+        settings.distance == "squared", settings.consistency, settings.sparsity, settings.seed, progress,
+    )  # fmt: skip
+
+
+def _facts(net: GarmentNet, data: TrainingSet, matrix: Memory, seed: int, progress: bool) -> dict[str, Any]:
+    """What the finished network reaches on the validation part; the searches on a sample of it."""
     rows = np.flatnonzero(data.validation)
     if not len(rows):
-        return {"validation": {}}
-    _, logits = embed(net, data, rows, progress)
-    accuracy = {}
-    for i, name in enumerate(data.vocabulary):
-        code = data.codes[rows, i]
-        if (code >= 0).any():
-            accuracy[name] = round(float((logits[name].argmax(1) == code)[code >= 0].mean()), 4)
-    return {"validation": {"photos": len(rows), "accuracy": accuracy}}
+        return {}
+    blocks, logits = embed(net, data, rows, progress)
+    chosen = validate.sample(data, rows, seed)
+    at = np.searchsorted(rows, chosen)
+    picked = validate.Outputs({name: block[at] for name, block in blocks.items()}, {})
+    return {
+        "photos": len(rows),
+        **validate.heads(logits, data, rows),
+        **validate.searches(picked, data, chosen, matrix, seed),
+    }
 
 
-def _save(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _validate(
+    net: GarmentNet,
+    data: TrainingSet,
+    rows: np.ndarray,
+    config: Config,
+    curves: Curves,
+    best: dict[str, Tensor],
+    step: int,
+) -> dict[str, float]:
+    """Measure the network as it is on a sample of the validation part (M: means of a sample of the training part).
+
+    The point goes to ``curves``; the best network so far, the first of equals, is kept in ``best``.
+    """
+    held = np.flatnonzero(data.validation)
+    seed = config.training.seed
+    net.eval()
+    chosen, known = validate.sample(data, held, seed), validate.sample(data, rows, seed)
+    outputs = validate.Outputs(*embed(net, data, chosen))
+    sets = {name: values[known] for name, values in data.sets.items()}
+    means = memory.from_means(embed(net, data, known)[0], data.codes[known], data.vocabulary, sets)
+    net.train()
+    by_head = validate.heads(outputs.logits, data, chosen)
+    found = validate.searches(outputs, data, chosen, means, seed)
+    flat = {f"{kind} {name}": value for kind, each in by_head.items() for name, value in each.items()}
+    point = {"step": step, "score": validate.score({**by_head, **found}), **flat, **found}
+    if all(point["score"] > earlier["score"] for earlier in curves.validations):
+        best.update({name: value.detach().clone() for name, value in net.state_dict().items()})
+    curves.validations.append(point)
+    return point
+
+
+def _save(
+    path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
+    best: dict[str, Tensor], curves: Curves, step: int,
+) -> None:  # fmt: skip
     tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
+    tensors |= {f"best.{k}": v.contiguous() for k, v in best.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"opt.{number}.{k}": v.contiguous() for k, v in moments.items()}
+    notes = {"step": str(step), "fingerprint": mark, "curves": curves.to_json()}
+    notes["scaler"] = json.dumps(scaler.state_dict() if scaler else {})
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {"step": str(step), "fingerprint": mark})
+        save_file(tensors, temporary, notes)
 
 
-def _resume(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer) -> int:
-    """The step to go on from; 0 without a saved state. Another run's state is a MismatchError."""
+def _resume(
+    path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
+    best: dict[str, Tensor],
+) -> tuple[int, Curves | None]:  # fmt: skip
+    """The step to go on from, 0 without a saved state, and the curves so far; ``net``, ``optimizer``, ``scaler`` and
+    ``best`` are filled. Another run's state is a MismatchError."""
     if not path.is_file():
-        return 0
+        return 0, None
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -223,6 +381,9 @@ def _resume(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optim
             "delete it to start again, or run with the config and data that made it"
         )
     net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+    best.update({k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")})
+    if scaler and (factors := json.loads(metadata["scaler"])):
+        scaler.load_state_dict(factors)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("opt."):
@@ -233,4 +394,4 @@ def _resume(path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optim
         for name, value in moments.items():
             if value.shape == parameter.shape:
                 moments[name] = torch.empty_like(parameter).copy_(value)
-    return int(metadata["step"])
+    return int(metadata["step"]), Curves(**json.loads(metadata["curves"]))

@@ -1,4 +1,4 @@
-"""Losses of the plain core. Every one takes labels with -1 for missing and ignores those entries."""
+"""Losses. Every one takes labels with -1 for missing and ignores those entries."""
 
 from __future__ import annotations
 
@@ -29,23 +29,76 @@ def cross_entropy(logits: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
     return F.cross_entropy(logits[known], codes[known], weight=weights)
 
 
-def batch_all_triplet(features: Tensor, codes: Tensor, margin: float) -> Tensor:
-    """Mean hinge over all violating triplets (Hermans et al. 2017, "batch all", non-zero mean), on unit features.
+def value_weights(sets: Tensor, balance: float) -> tuple[Tensor, Tensor]:
+    """Weights of having and of lacking each value of a multi-label attribute, two (V,) float32, from label counts.
 
-    features: (n, D), normalised here; codes: (n,) int64, -1 rows take no part. Distance is Euclidean:
-    max(0, |a - p| - |a - n| + margin), a and p of one code, n of another.
+    sets (n, V): 1 has, 0 lacks, -1 missing. w+ = (n / 2 n+)^balance and w- = (n / 2 n-)^balance: at balance 1 the
+    photos with and without a value weigh alike together, at 0 all photos do.
+    """
+    known = sets[(sets >= 0).all(dim=1)].float()
+    having = known.sum(dim=0).clamp(min=1)
+    lacking = (1 - known).sum(dim=0).clamp(min=1)
+    half = max(len(known), 1) / 2
+    return (half / having) ** balance, (half / lacking) ** balance
+
+
+def binary_cross_entropy(logits: Tensor, sets: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean over labelled photos and values of w+ y log s(x) + w- (1 - y) log(1 - s(x)), negated; zero (with a gradient
+    path) when the batch has none. logits (n, V); sets (n, V), -1 missing; weights: having and lacking, (V,) each.
+    """
+    known = (sets >= 0).all(dim=1)
+    if not known.any():
+        return logits.sum() * 0.0
+    wanted = sets[known].to(logits.dtype)
+    weight = torch.where(wanted > 0, *weights)
+    return F.binary_cross_entropy_with_logits(logits[known], wanted, weight)
+
+
+def triplet(features: Tensor, codes: Tensor, margin: float, mining: str, distance: str) -> Tensor:
+    """Triplets of a batch on unit features: ``mining`` batch-all or semi-hard, ``distance`` euclidean or squared.
+
+    features: (n, D), normalised here; codes: (n,) int64, -1 rows take no part.
     """
     known = codes >= 0
     x, y = F.normalize(features[known], dim=1), codes[known]
-    squared = (2.0 - 2.0 * x @ x.T).clamp(min=0.0)
-    distance = torch.sqrt(squared + 1e-8)  # (m, m); the epsilon keeps the gradient finite at zero
-    same = y[:, None] == y[None, :]
-    positive = same & ~torch.eye(len(y), dtype=torch.bool, device=y.device)
+    apart = (2.0 - 2.0 * x @ x.T).clamp(min=0.0)  # (m, m) squared
+    if distance == "euclidean":
+        apart = torch.sqrt(apart + 1e-8)  # the epsilon keeps the gradient finite at zero
+    return (batch_all if mining == "batch-all" else semi_hard)(apart, y, margin)
+
+
+def batch_all(apart: Tensor, codes: Tensor, margin: float) -> Tensor:
+    """Mean hinge over all violating triplets (Hermans et al. 2017, "batch all", non-zero mean).
+
+    apart: (m, m) distances; codes: (m,). max(0, |a - p| - |a - n| + margin), a and p of one code, n of another.
+    """
+    same = codes[:, None] == codes[None, :]
+    positive = same & ~torch.eye(len(codes), dtype=torch.bool, device=codes.device)
     anchor, mate = positive.nonzero(as_tuple=True)
-    hinge = distance[anchor, mate][:, None] - distance[anchor] + margin  # (pairs, m)
+    hinge = apart[anchor, mate][:, None] - apart[anchor] + margin  # (pairs, m)
     hinge = hinge.masked_fill(same[anchor], 0.0).clamp(min=0.0)
     violating = (hinge > 0).sum()
     return hinge.sum() / violating.clamp(min=1)
+
+
+def semi_hard(apart: Tensor, codes: Tensor, margin: float) -> Tensor:
+    """Mean hinge over all positive pairs, each with its semi-hard negative (Schroff et al. 2015; Hou et al. 2021).
+
+    apart: (m, m) distances; codes: (m,). The negative of (a, p) is the nearest one farther from a than p is; where no
+    negative is, the farthest of all.
+    """
+    same = codes[:, None] == codes[None, :]
+    positive = same & ~torch.eye(len(codes), dtype=torch.bool, device=codes.device)
+    anchor, mate = positive.nonzero(as_tuple=True)
+    some = (~same).any(dim=1)[anchor]
+    anchor, mate = anchor[some], mate[some]
+    if not len(anchor):
+        return apart.sum() * 0.0
+    near, others = apart[anchor, mate], apart[anchor]  # (pairs,), (pairs, m)
+    outside = others.masked_fill(same[anchor] | (others <= near[:, None]), float("inf")).amin(dim=1)
+    farthest = others.masked_fill(same[anchor], float("-inf")).amax(dim=1)
+    negative = torch.where(outside.isfinite(), outside, farthest)
+    return (near - negative + margin).clamp(min=0.0).mean()
 
 
 def style_contrast(first: Tensor, second: Tensor, styles: Tensor, temperature: float) -> Tensor:

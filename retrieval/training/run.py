@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def train_from(
     half: store float16 weights. Raises ConfigError, InputError, ModelError; MismatchError for another run's state.
     """
     from retrieval.training.data import gather
-    from retrieval.training.loop import train
+    from retrieval.training.loop import device, train
+    from retrieval.training.processes import launch
 
     settings = configs.load(config)
     where = photos or (Path(settings.data.photos) if settings.data.photos else None)
@@ -32,6 +34,11 @@ def train_from(
         raise InputError(f"config {settings.name} names no data.photos: give --photos")
     label_file = labels or (Path(settings.data.labels) if settings.data.labels else None)
     out = out or Path("runs") / f"{settings.name}.safetensors"
-    data = gather(open_photos(where, label_file), settings, progress)
-    facts = train(data, settings, out, half=half, progress=progress)
+    listing = open_photos(where, label_file)
+    runner = launch(settings.training.devices, settings.training.precision, device())  # others start from the top
+    first = runner.fabric.global_rank == 0
+    data = gather(listing, settings, progress and first)
+    facts = train(data, settings, out, half=half, progress=progress, runner=runner)
+    if not first:
+        sys.exit(0)  # the first process reports
     return {"checkpoint": str(out), "rejected": len(data.rejected)} | facts

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 
-class PairSampler:
-    """Draws batches of (first, second) photo rows, second another photo of first's style.
+class Draw(NamedTuple):
+    """A batch: ``rows`` (n,) int64, and which of them are to be ``recolored``, (n,) bool."""
 
-    styles: (n,) int64 style codes; a photo alone in its style pairs with itself (two views of one photo).
+    rows: np.ndarray
+    recolored: np.ndarray
+
+
+class PairSampler:
+    """Draws batches of pairs of photos, the second another photo of the first's style.
+
+    styles: (n,) int64 style codes; a photo alone in its style pairs with itself, and its second view is recolored.
     kinds: (n,) int64 codes of what makes styles alike (the first attribute, say the article type), -1 unknown.
     ``grouped_share`` of the pairs come from styles of several photos, the rest from all photos; ``alike_share`` of a
     batch is drawn from two kinds only, which makes its negatives hard (a T-shirt among T-shirts).
@@ -37,8 +46,8 @@ class PairSampler:
         alone = rng.choice(everyone, n - several)
         return np.concatenate((rng.choice(grouped, several), alone)) if several else alone
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """One batch: two (pairs,) int64 arrays of rows."""
+    def draw(self, rng: np.random.Generator) -> Draw:
+        """One batch of 2 * pairs photos: the first of each pair, then their seconds."""
         parts = []
         if self.alike:
             chosen = rng.choice(len(self.pools), 2, replace=False, p=self.odds / self.odds.sum())
@@ -49,4 +58,28 @@ class PairSampler:
             mates = self.order[self.starts[style] : self.starts[style] + self.counts[style]]
             if len(mates) > 1:
                 second[i] = rng.choice(mates[mates != first[i]])
-        return first, second
+        return Draw(np.concatenate((first, second)), np.concatenate((np.zeros(len(first), bool), first == second)))
+
+
+class IdSampler:
+    """Draws batches of several photos of a few styles, for online triplets: 7 ids x 10 photos in the thesis.
+
+    styles: (n,) int64 style codes. A style of fewer photos than ``photos`` is filled by repeats, each with an
+    augmentation of its own. Ids are drawn among styles of two photos or more, as long as there are enough of them.
+    """
+
+    def __init__(self, styles: np.ndarray, ids: int, photos: int) -> None:
+        self.photos = photos
+        order = np.argsort(styles, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(styles[order])) + 1)
+        several = [rows for rows in members if len(rows) > 1]
+        self.members = several if len(several) >= ids else members
+        self.ids = min(ids, len(self.members))
+
+    def draw(self, rng: np.random.Generator) -> Draw:
+        """One batch of ids * photos photos, those of an id beside each other; none of them is recolored."""
+        rows = [
+            np.concatenate((rng.permutation(mine)[: self.photos], rng.choice(mine, max(self.photos - len(mine), 0))))
+            for mine in (self.members[i] for i in rng.choice(len(self.members), self.ids, replace=False))
+        ]
+        return Draw(np.concatenate(rows), np.zeros(self.ids * self.photos, bool))

@@ -232,3 +232,19 @@ def test_a_config_cannot_be_changed() -> None:
     parsed = config.parse(MINIMAL, "here")
     with pytest.raises(ValueError, match="frozen"):
         parsed.name = "other"
+
+
+def test_contrast_of_pairs_and_batches_of_ids_do_not_go_together() -> None:
+    wrong = MINIMAL | {"training": {"batch": "ids"}}
+    assert "training: style_loss: contrast needs batch: pairs" in refusal(wrong)
+    for right in ({"style_loss": "triplet"}, {"style": 0}):
+        assert config.parse(MINIMAL | {"training": {"batch": "ids", **right}}, "here").training.batch == "ids"
+
+
+def test_a_model_without_attributes_of_several_values_is_dumped_as_before_there_were_any() -> None:
+    """Fingerprints of checkpoints are over this."""
+    plain = config.parse(MINIMAL, "here")
+    assert plain.model.model_dump()["attributes"] == {"color": {"dim": 64, "color": False, "min_count": 1}}
+    several = config.parse({"name": "s", "model": {"attributes": {"color": {"multi": True}}}}, "here")
+    assert several.model.model_dump()["attributes"]["color"]["multi"] is True
+    assert config.parse(several.model_dump(), "here") == several

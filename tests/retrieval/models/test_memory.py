@@ -195,3 +195,29 @@ def test_heads_prototypes_take_the_length_of_their_photos_features() -> None:
             np.testing.assert_allclose(got.mean(name, value), unit * length, rtol=1e-4)
     assert not got.matrix[:3, 3:].any()
     assert not got.matrix[3:, :3].any()
+
+
+@pytest.mark.parametrize("kind", ["means", "heads"])
+def test_a_value_of_a_multi_label_attribute_is_the_mean_of_the_photos_that_have_it(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    vocabulary = {"color": ["red", "blue"], "marks": ["dots", "lines", "none has it"]}
+    features = {"color": rng.normal(size=(8, 3)).astype("f4"), "marks": rng.normal(size=(8, 2)).astype("f4")}
+    codes = np.stack((rng.integers(0, 2, 8), np.zeros(8, int)), axis=1)  # the second column is not looked at
+    sets = np.array([[1, 0, 0], [1, 1, 0], [-1, -1, -1], [0, 1, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0], [-1, -1, -1]])
+    prototypes = {
+        name: rng.normal(size=(len(v), features[name].shape[1])).astype("f4") for name, v in vocabulary.items()
+    }
+    if kind == "means":
+        got = memory.from_means(features, codes, vocabulary, {"marks": sets})
+    else:
+        got = memory.from_heads(prototypes, features, codes, vocabulary, {"marks": sets})
+    for v, value in enumerate(vocabulary["marks"]):
+        having = [i for i in range(8) if sets[i, v] == 1] or [i for i in range(8) if sets[i, 0] >= 0]
+        expected = sum(features["marks"][i].astype(float) for i in having) / len(having)
+        if kind == "heads":
+            length = sum(float(np.sqrt((features["marks"][i] ** 2).sum())) for i in having) / len(having)
+            expected = prototypes["marks"][v] / np.sqrt((prototypes["marks"][v] ** 2).sum()) * length
+        np.testing.assert_allclose(got.mean("marks", value), expected, rtol=1e-4)
+    plain = memory.from_means(features, codes, vocabulary)
+    if kind == "means":
+        np.testing.assert_array_equal(got.mean("color", "blue"), plain.mean("color", "blue"))

@@ -15,7 +15,7 @@ from torch import Tensor
 import retrieval
 from retrieval.training import augment
 
-CHANGES = [augment.move, augment.light, augment.recolor]
+CHANGES = [augment.move, augment.light, augment.recolor, augment.thesis]
 Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -131,6 +131,34 @@ def test_pairs_are_mirrored_together_and_without_jitter_nothing_else_happens() -
     assert mirrored == [not k for k in kept]
     assert mirrored[:20] == mirrored[20:]
     assert 3 < sum(mirrored[:20]) < 17
+
+
+def test_thesis_makes_each_of_its_changes_at_its_rate() -> None:
+    """A dark photo with one bright corner tells mirror and half a turn; a flat one the erased area and the light."""
+    corner = torch.full((400, 3, 48, 48), 20.0)
+    corner[:, :, 6:18, 6:18] = 200.0
+    out = augment.thesis(corner, seeded(0))
+    quarters = [out[:, 0, :24, :24], out[:, 0, :24, 24:], out[:, 0, 24:, :24], out[:, 0, 24:, 24:]]
+    at = torch.stack([q.amax(dim=(1, 2)) for q in quarters]).argmax(dim=0)
+    assert (torch.bincount(at, minlength=4) > 60).all()  # kept, mirrored, turned, both: a quarter of the photos each
+    flat = torch.full((400, 3, 64, 64), 100.0)
+    flat = augment.thesis(flat, seeded(1))[:, 0, 12:52, 12:52]  # rotation blackens corners only
+    level = flat.amax(dim=(1, 2))
+    assert 80 * 0.8 <= level.min() < 90
+    assert 110 < level.max() <= 120 * 1.2
+    erased = (flat == 0).flatten(1).any(dim=1)
+    assert 0.3 < erased.float().mean() < 0.55
+    whole = augment.thesis(torch.full((400, 3, 64, 64), 100.0), seeded(2))[:, 0]
+    gone = (whole[:, 6:58, 6:58] == 0).flatten(1).float().mean(dim=1) * 52**2 / 64**2
+    assert gone.max() <= 1 / 8 + 0.02
+
+
+def test_thesis_leaves_torchs_own_generator_as_it_was() -> None:
+    torch.manual_seed(5)
+    before = torch.rand(3)
+    torch.manual_seed(5)
+    augment.thesis(pictures(2), seeded(0))
+    assert torch.equal(before, torch.rand(3))
 
 
 def test_move_of_nothing_but_background_is_background() -> None:

@@ -174,3 +174,63 @@ def test_cached_photos_are_decoded_once(colored: Colored, settings: Settings, mo
     decoded.clear()
     got.pixels[np.arange(12)]
     assert Counter(decoded) == Counter(r.source for r in records[5:])
+
+
+def test_cells_of_several_values(colored: Colored, settings: Settings) -> None:
+    records = colored(40)
+    rng = np.random.default_rng(0)
+    wanted: list[set[str] | None] = []
+    for i, record in enumerate(records):
+        marks = {value for value in ("dots", "lines", "checks") if rng.random() < 0.5}
+        wanted.append(marks or None)
+        cell = (" | " if i % 3 else ";").join(sorted(marks, key=lambda value: rng.random())) or None
+        records[i] = with_attributes(record, marks=f"{cell}|{sorted(marks)[0]}" if marks and i % 2 else cell)
+    model = {"attributes": {"cut": {}, "marks": {"multi": True}}}
+    got = data.gather(records, settings(model=model))
+    values = got.vocabulary["marks"]
+    assert set(values) == {"dots", "lines", "checks"}
+    assert list(got.sets) == ["marks"]
+    assert got.sets["marks"].shape == (40, 3)
+    labels = got.labels()
+    assert labels.shape == (40, 5)
+    for i, marks in enumerate(wanted):
+        expected = [-1] * 3 if marks is None else [int(value in marks) for value in values]
+        assert got.sets["marks"][i].tolist() == expected
+        assert labels[i].tolist() == [int(got.codes[i, 0] == v) for v in range(2)] + [max(v, 0) for v in expected]
+        assert (got.codes[i, 1] < 0) == (marks is None)
+        for j in range(i):
+            assert (got.codes[i, 1] == got.codes[j, 1]) == (marks == wanted[j])
+
+
+def test_a_split_column_says_what_is_trained_on(colored: Colored, settings: Settings) -> None:
+    """The test part is gone before a photo is opened, and its values are in no vocabulary."""
+    records = colored(40)
+    parts = [("train", "Train", "val", "test", "validation", "query", "gallery")[i % 7] for i in range(40)]
+    for i, part in enumerate(parts):
+        records[i] = with_attributes(records[i], part=part)
+        if part in ("test", "query", "gallery"):
+            records[i] = with_attributes(records[i]._replace(source=b"never read"), color="secret")
+    got = data.gather(records, settings(data={"split": "part"}))
+    used = [i for i, part in enumerate(parts) if part not in ("test", "query", "gallery")]
+    assert got.ids == [records[i].id for i in used]
+    assert got.rejected == []
+    assert got.validation.tolist() == [parts[i] in ("val", "validation") for i in used]
+    assert "secret" not in got.vocabulary["color"]
+
+
+def test_a_split_without_a_val_part_holds_styles_out(colored: Colored, settings: Settings) -> None:
+    records = [with_attributes(record, part="train") for record in colored(40)]
+    got = data.gather(records, settings(data={"split": "part"}))
+    np.testing.assert_array_equal(got.validation, data.gather(records, settings()).validation)
+    assert got.validation.any()
+
+
+@pytest.mark.parametrize(("part", "said"), [("tarin", "part of photo p000 is 'tarin'"), (None, "p000 is None")])
+def test_a_split_that_says_something_else_is_refused(
+    part: str | None, said: str, colored: Colored, settings: Settings
+) -> None:
+    records = [with_attributes(record, part=part) for record in colored(4)]
+    with pytest.raises(InputError, match=said):
+        data.gather(records, settings(data={"split": "part"}))
+    with pytest.raises(InputError, match="no photo whose part is train"):
+        data.gather([with_attributes(record, part="test") for record in records], settings(data={"split": "part"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from index.errors import InputError, MismatchError
-from retrieval.config import Config
+from retrieval.config import Config, parse
 from retrieval.datasets.records import Photo
 from retrieval.models import checkpoint, memory
 from retrieval.models.encode import encode
 from retrieval.models.network import GarmentNet
-from retrieval.training import loop
+from retrieval.training import loop, losses
 from retrieval.training.data import TrainingSet, gather
 
 Colored = Callable[..., list[Photo]]
@@ -39,11 +40,11 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     make = loop._batch
 
-    def batch(data: Any, first: Any, second: Any, generator: torch.Generator, *rest: Any) -> Any:
+    def batch(data: Any, rows: Any, recolored: Any, generator: torch.Generator, *rest: Any) -> Any:
         if generator.initial_seed() == step:  # with seed 0 the generator's seed is the step
             raise KeyboardInterrupt
         seen.append(generator.initial_seed())
-        return make(data, first, second, generator, *rest)
+        return make(data, rows, recolored, generator, *rest)
 
     monkeypatch.setattr(loop, "_batch", batch)
     return seen
@@ -77,7 +78,8 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
     assert seen == [4, 5]
     same(tmp_path / "one" / "unbroken.safetensors", out)
     assert resumed | {"fingerprint": ""} == unbroken | {"fingerprint": ""}
-    assert [p.name for p in out.parent.iterdir()] == ["broken.safetensors"]  # the state is gone
+    left = sorted(p.name for p in out.parent.iterdir())  # the state is gone
+    assert left == ["broken.report.html", "broken.report.json", "broken.safetensors"]
 
 
 def test_a_run_interrupted_after_its_last_step_trains_no_more(
@@ -164,7 +166,7 @@ def test_something_easy_is_learned_and_the_facts_are_right(
     assert last["loss"] < 0.7 * first["loss"]
     assert last["ce"] < 0.5 * first["ce"]
     for h in history:
-        assert h["loss"] == pytest.approx(h["ce"] + h["triplet"] + h["style"], rel=1e-4)  # all three weigh 1
+        assert h["loss"] == pytest.approx(h["ce"] + h["triplet"] + h["tuples"] + h["style"], rel=1e-4)  # all weigh 1
     model = checkpoint.read(out)
     assert facts["fingerprint"] == model.fingerprint
     assert model.facts | {"fingerprint": model.fingerprint} == facts
@@ -246,7 +248,9 @@ def test_embedding_has_no_randomness_and_any_batch_size(photos: TrainingSet, set
         np.testing.assert_array_equal(block[3], block[4])
 
 
-def test_only_a_photo_paired_with_itself_is_recolored(photos: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_photo_paired_with_itself_is_recolored(
+    photos: TrainingSet, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its second view: the first keeps its color, so that they must find each other by the cut."""
     recolored: list[int] = []
 
@@ -255,10 +259,9 @@ def test_only_a_photo_paired_with_itself_is_recolored(photos: TrainingSet, monke
         return views * 0
 
     monkeypatch.setattr(loop.augment, "recolor", count)
-    first, second = np.array([0, 2, 4]), np.array([1, 2, 4])
-    views, broken = loop._batch(photos, first, second, torch.Generator().manual_seed(0), None, 1.0)
+    rows, broken = np.array([0, 2, 4, 1, 2, 4]), np.array([False, False, False, False, True, True])
+    views = loop._batch(photos, rows, broken, torch.Generator().manual_seed(0), None, settings())
     assert views.shape == (6, 3, 32, 32)
-    assert broken.tolist() == [False, False, False, False, True, True]
     assert recolored == [2]
     assert [bool(view.any()) for view in views] == [True, True, True, True, False, False]
 
@@ -286,14 +289,175 @@ def test_a_broken_color_does_not_train_the_color(photos: TrainingSet, settings: 
     rows = np.arange(8)
     batch = torch.from_numpy(photos.pixels[rows]).permute(0, 3, 1, 2).float()
     weights = [torch.ones(len(v)) for v in photos.vocabulary.values()]
-    codes, styles = torch.from_numpy(photos.codes[rows]), torch.arange(4)
+    labels = loop._labels(photos, rows, torch.device("cpu"))._replace(styles=torch.arange(4).repeat(2))
     for broken, trained in ((torch.ones(8, dtype=torch.bool), False), (torch.zeros(8, dtype=torch.bool), True)):
         net.zero_grad()
-        loop._loss(net, batch, broken, codes, styles, weights, config)[0].backward()
+        loop._loss(net, batch, broken, labels, weights, config)[0].backward()
         grads = [net.attributes[name].prototypes.grad for name in ("color", "cut")]
         assert all(g is not None for g in grads)
         assert bool(grads[0].any()) == trained
         assert bool(grads[1].any())
+
+
+def dotted(photos: list[Photo]) -> list[Photo]:
+    """With an attribute of several values, read off the other two."""
+    cells = {"red": "warm|bright", "blue": "cold|bright", "gray": "cold"}
+    return [p._replace(attributes=p.attributes | {"marks": cells[p.attributes["color"] or ""]}) for p in photos]
+
+
+MARKS = {"attributes": {"cut": {"dim": 4}, "color": {"dim": 6, "color": True}, "marks": {"dim": 6, "multi": True}}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ids": {"batch": "ids", "style_loss": "triplet", "ids_per_batch": 3, "photos_per_id": 3},
+    "adde": {"mining": "semi-hard", "distance": "squared", "margin": 0.5, "tuples": 0.5, "blanks": "match", "style": 0},
+    "thesis": {"augment": "thesis"},
+    "trained": {"memory": "trained", "memory_steps": 5},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_a_config_switches_trains_and_resumes(
+    name: str, colored: Colored, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(model=MARKS, steps=3, **VARIANTS[name])
+    data = gather(dotted(colored(40)), config)
+    plain = loop.train(data, config, tmp_path / "unbroken.safetensors")
+    monkeypatch.setattr(loop, "SAVE_EVERY", 2)
+    with monkeypatch.context() as patch:
+        interrupt_at(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(data, config, tmp_path / "broken.safetensors")
+    resumed = loop.train(data, config, tmp_path / "broken.safetensors")
+    same(tmp_path / "unbroken.safetensors", tmp_path / "broken.safetensors")
+    assert set(plain["validation"]) == set(resumed["validation"])
+    assert set(plain["validation"]["f1"]) == {"marks"}
+    model = checkpoint.read(tmp_path / "unbroken.safetensors")
+    inside = {a: model.memory.residual(a, *model.vocabulary[a][:2]) for a in model.vocabulary}
+    assert all((len(parts) > 1) == (name == "trained") for parts in inside.values())
+
+
+def test_several_values_are_learned_and_predicted(colored: Colored, settings: Settings, tmp_path: Path) -> None:
+    config = settings(model=MARKS, steps=60, pairs=8)
+    data = gather(dotted(colored(40)), config)
+    facts = loop.train(data, config, tmp_path / "m.safetensors")
+    model = checkpoint.read(tmp_path / "m.safetensors")
+    held = np.flatnonzero(data.validation)
+    encoded = encode(model, data.pixels[held])
+    said = [set(cell.split("|")) if cell else set() for cell in encoded.predicted["marks"]]
+    values = data.vocabulary["marks"]
+    true = [{values[v] for v in np.flatnonzero(data.sets["marks"][row] == 1)} for row in held]
+    both = sum(len(a & b) for a, b in zip(said, true, strict=True))
+    f1 = 2 * both / sum(len(a) + len(b) for a, b in zip(said, true, strict=True))
+    assert facts["validation"]["f1"]["marks"] == pytest.approx(f1, abs=1e-4)
+    assert f1 > 0.8
+    with torch.inference_mode():
+        chances = torch.sigmoid(model.net(torch.from_numpy(data.pixels[held]).permute(0, 3, 1, 2)).logits["marks"])
+    for cell, row, sure in zip(encoded.predicted["marks"], chances.tolist(), encoded.sure["marks"], strict=True):
+        assert cell == ("|".join(v for v, c in zip(values, row, strict=True) if c > 0.5) or None)
+        assert sure == pytest.approx(np.prod([max(c, 1 - c) for c in row]), rel=1e-4)
+
+
+def test_whole_tuples_of_photos_without_some_label() -> None:
+    """Skipped, or matched as if a blank were a value; a broken color says nothing either way."""
+    codes = torch.tensor([[0, -1], [0, -1], [1, 0], [1, 0], [1, -1], [1, -1]])
+    blocks = {"cut": torch.randn(6, 4), "color": torch.randn(6, 6)}
+    config = {"name": "t", "model": {"attributes": {"cut": {"dim": 4}, "color": {"dim": 6, "color": True}}}}
+    nothing = torch.zeros(6, dtype=torch.bool)
+    unit = torch.cat([torch.nn.functional.normalize(block, dim=1) for block in blocks.values()], dim=1)
+
+    def whole(blanks: str, broken: torch.Tensor) -> float:
+        made = parse(config | {"training": {"blanks": blanks, "margin": 1.0}}, "test")
+        known = [codes[:, 0], codes[:, 1].masked_fill(broken, -1)]
+        return loop._triplets(blocks, known, broken, made)[1].item()
+
+    def direct(tuples: list[int]) -> float:
+        return losses.triplet(unit, torch.tensor(tuples), 1.0, "batch-all", "euclidean").item()
+
+    assert whole("skip", nothing) == pytest.approx(direct([-1, -1, 0, 0, -1, -1])) == 0
+    assert whole("match", nothing) == pytest.approx(direct([0, 0, 1, 1, 2, 2])) != 0
+    broken = torch.tensor([False] * 4 + [True] * 2)
+    assert whole("match", broken) == pytest.approx(direct([0, 0, 1, 1, -1, -1])) != 0
+
+
+def test_the_best_by_validation_is_kept_across_an_interruption(
+    photos: TrainingSet, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores are rigged so that the second of three validations is best."""
+    scores = {2: 0.1, 4: 0.9, 6: 0.5}
+    weights: dict[int, torch.Tensor] = {}
+    monkeypatch.setattr(loop, "SAVE_EVERY", 1)
+    rate = loop._validate
+
+    def rigged(net: GarmentNet, *args: Any) -> dict[str, float]:
+        step = args[-1]
+        monkeypatch.setattr(loop.validate, "score", lambda facts: scores[step])
+        weights[step] = net.stem[0].weight.detach().clone()  # type: ignore[union-attr,operator]
+        point = rate(net, *args)
+        assert net.training
+        return point
+
+    monkeypatch.setattr(loop, "_validate", rigged)
+    config = settings(validate_every=2)
+    for stop in (3, 5, -1):
+        with monkeypatch.context() as patch:
+            interrupt_at(stop, patch)
+            if stop < 0:
+                facts = loop.train(photos, config, tmp_path / "m.safetensors")
+                break
+            with pytest.raises(KeyboardInterrupt):
+                loop.train(photos, config, tmp_path / "m.safetensors")
+    assert sorted(weights) == [2, 4, 6]
+    assert not torch.equal(weights[4], weights[6])
+    kept = checkpoint.read(tmp_path / "m.safetensors").net.stem[0].weight  # type: ignore[index]
+    torch.testing.assert_close(kept, weights[4], rtol=0, atol=0)
+    assert facts["best_step"] == 4
+    report = json.loads((tmp_path / "m.report.json").read_text())
+    assert [(point["step"], point["score"]) for point in report["validations"]] == list(scores.items())
+    assert {"accuracy cut", "accuracy color", "style hit@4"} <= set(report["validations"][0])
+    assert [point["step"] for point in report["losses"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_validation_takes_nothing_from_the_run(photos: TrainingSet, settings: Settings, tmp_path: Path) -> None:
+    """The last weights are those of a run without it, whenever it looked."""
+    loop.train(photos, settings(), tmp_path / "plain.safetensors")
+    monkey = settings(validate_every=4)
+    first = gather_state(photos, monkey, tmp_path)
+    plain = checkpoint.read(tmp_path / "plain.safetensors").net.state_dict()
+    for name, value in first.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-6, atol=1e-7)
+
+
+def gather_state(photos: TrainingSet, config: Config, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """The network as it is at the last validation, which is after the last step."""
+    seen: list[dict[str, torch.Tensor]] = []
+    rate = loop._validate
+
+    def watch(net: GarmentNet, *args: Any) -> dict[str, float]:
+        seen.append({name: value.clone() for name, value in net.state_dict().items()})
+        return rate(net, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_validate", watch)
+        loop.train(photos, config, tmp_path / "watched.safetensors")
+    return seen[-1]
+
+
+def test_validation_without_held_out_photos_is_refused(colored: Colored, settings: Settings, tmp_path: Path) -> None:
+    config = settings(data={"holdout": 1e-6}, steps=1, validate_every=1)
+    with pytest.raises(InputError, match="validate_every needs a validation part"):
+        loop.train(gather(colored(20), config), config, tmp_path / "m.safetensors")
+
+
+def test_tensorboard_gets_every_point(photos: TrainingSet, settings: Settings, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loop.train(photos, settings(steps=2, validate_every=1, tensorboard=True), tmp_path / "m.safetensors")
+    events = EventAccumulator(str(tmp_path / "m.tensorboard"))
+    events.Reload()
+    report = json.loads((tmp_path / "m.report.json").read_text())
+    for tag, kind, name in (("losses/ce", "losses", "ce"), ("validation/score", "validations", "score")):
+        assert [e.step for e in events.Scalars(tag)] == [1, 2]
+        assert [e.value for e in events.Scalars(tag)] == pytest.approx([p[name] for p in report[kind]], rel=1e-5)
 
 
 def test_schedule_warms_up_then_falls_to_zero() -> None:

@@ -15,11 +15,20 @@ from retrieval.training import losses
 seeds = st.integers(0, 2**32 - 1)
 
 
+def batch_all(features: torch.Tensor, codes: torch.Tensor, margin: float) -> torch.Tensor:
+    return losses.triplet(features, codes, margin, "batch-all", "euclidean")
+
+
 def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def slow_triplet(features: np.ndarray, codes: list[int], margin: float) -> float:
+def slow_distance(x: np.ndarray, y: np.ndarray, distance: str) -> float:
+    squared = float(((x - y) ** 2).sum())
+    return squared if distance == "squared" else math.sqrt(squared)
+
+
+def slow_triplet(features: np.ndarray, codes: list[int], margin: float, distance: str = "euclidean") -> float:
     """Every (anchor, positive, negative); the mean over those that violate the margin."""
     x = unit(features.astype(np.float64))
     violations = []
@@ -27,10 +36,28 @@ def slow_triplet(features: np.ndarray, codes: list[int], margin: float) -> float
         for p in range(len(x)):
             for n in range(len(x)):
                 if a != p and codes[a] == codes[p] >= 0 and codes[n] >= 0 and codes[n] != codes[a]:
-                    hinge = np.linalg.norm(x[a] - x[p]) - np.linalg.norm(x[a] - x[n]) + margin
+                    hinge = slow_distance(x[a], x[p], distance) - slow_distance(x[a], x[n], distance) + margin
                     if hinge > 0:
                         violations.append(hinge)
     return float(np.mean(violations)) if violations else 0.0
+
+
+def slow_semi_hard(features: np.ndarray, codes: list[int], margin: float, distance: str) -> float:
+    """Every (anchor, positive) that has a negative; its negative is searched among all photos."""
+    x = unit(features.astype(np.float64))
+    hinges = []
+    for a in range(len(x)):
+        for p in range(len(x)):
+            if a == p or codes[a] != codes[p] or codes[a] < 0:
+                continue
+            near = slow_distance(x[a], x[p], distance)
+            negatives = [
+                slow_distance(x[a], x[n], distance) for n in range(len(x)) if codes[n] >= 0 and codes[n] != codes[a]
+            ]
+            if negatives:
+                outside = [far for far in negatives if far > near]
+                hinges.append(max(0.0, near - (min(outside) if outside else max(negatives)) + margin))
+    return float(np.mean(hinges)) if hinges else 0.0
 
 
 def slow_contrast(first: np.ndarray, second: np.ndarray, styles: list[int], temperature: float) -> float:
@@ -53,15 +80,96 @@ def test_batch_all_triplet_is_the_triple_loop(seed: int, n: int, margin: float) 
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, 3)) + 0.1
     codes = rng.integers(-1, 3, n)
-    got = losses.batch_all_triplet(torch.tensor(features), torch.tensor(codes), margin)
+    got = batch_all(torch.tensor(features), torch.tensor(codes), margin)
     # the epsilon in the square root moves a distance by less than 1e-4
     assert got.item() == pytest.approx(slow_triplet(features, codes.tolist(), margin), abs=3e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seeds,
+    st.integers(1, 12),
+    st.sampled_from([0.05, 0.5]),
+    st.sampled_from(["batch-all", "semi-hard"]),
+    st.sampled_from(["euclidean", "squared"]),
+)
+def test_triplets_of_both_kinds_and_distances_are_the_loops(
+    seed: int, n: int, margin: float, mining: str, distance: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, 3)) + 0.1
+    codes = rng.integers(-1, 3, n)
+    got = losses.triplet(torch.tensor(features), torch.tensor(codes), margin, mining, distance)
+    slow = slow_triplet if mining == "batch-all" else slow_semi_hard
+    assert got.item() == pytest.approx(slow(features, codes.tolist(), margin, distance), abs=3e-4)
+
+
+def test_the_semi_hard_negative_is_the_nearest_beyond_the_positive() -> None:
+    angles = torch.tensor([0.0, 0.5, 0.3, 0.6, 2.0], dtype=torch.float64)  # one anchor, its positive, three negatives
+    features = torch.stack((angles.cos(), angles.sin()), dim=1)
+    apart = 2 - 2 * features @ features.T
+    codes = torch.tensor([0, 0, 1, 2, 3])
+    forth = apart[0, 1] - apart[0, 3] + 0.5  # seen from the first: 0.3 is nearer than the positive, 0.6 is next
+    back = apart[1, 0] - apart[1, 4] + 0.5  # seen from the positive: only 2.0 is beyond
+    expected = (forth.clamp(min=0) + back.clamp(min=0)) / 2
+    assert losses.semi_hard(apart, codes, 0.5).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("mining", ["batch-all", "semi-hard"])
+@pytest.mark.parametrize("distance", ["euclidean", "squared"])
+@pytest.mark.parametrize("codes", [[-1] * 6, [2] * 6, [0, 1, 2, 3, 4, 5], [0, 0, -1, -1, -1, -1]])
+def test_no_triplet_of_any_kind_is_zero_with_a_gradient_path(mining: str, distance: str, codes: list[int]) -> None:
+    features = torch.randn(6, 4, requires_grad=True)
+    loss = losses.triplet(features, torch.tensor(codes), 0.2, mining, distance)
+    assert loss.item() == 0
+    loss.backward()
+    assert features.grad is not None
+    assert not features.grad.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(0, 15), st.sampled_from([0, 0.5, 1]))
+def test_binary_cross_entropy_is_the_loop(seed: int, n: int, balance: float) -> None:
+    """Value by value, photo by photo, weights from the counts; photos without a label take no part."""
+    rng = np.random.default_rng(seed)
+    logits, sets = rng.normal(size=(n, 4)) * 3, rng.integers(0, 2, (n, 4))
+    sets[rng.random(n) < 0.3] = -1
+    weights = losses.value_weights(torch.tensor(sets), balance)
+    got = losses.binary_cross_entropy(torch.tensor(logits), torch.tensor(sets), weights).item()
+    known = [row for row in range(n) if sets[row, 0] >= 0]
+    total = 0.0
+    for v in range(4):
+        having = max(sum(sets[row, v] == 1 for row in known), 1)
+        lacking = max(sum(sets[row, v] == 0 for row in known), 1)
+        for row in known:
+            chance = 1 / (1 + math.exp(-logits[row, v]))
+            if sets[row, v]:
+                total -= (len(known) / 2 / having) ** balance * math.log(chance)
+            else:
+                total -= (len(known) / 2 / lacking) ** balance * math.log(1 - chance)
+    assert got == pytest.approx(total / len(known) / 4 if known else 0.0, rel=1e-4, abs=1e-6)
+
+
+def test_binary_cross_entropy_without_labels_has_a_gradient_path() -> None:
+    logits = torch.randn(3, 2, requires_grad=True)
+    sets = torch.full((3, 2), -1)
+    losses.binary_cross_entropy(logits, sets, losses.value_weights(sets, 0.5)).backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_having_and_lacking_weigh_alike_at_balance_1() -> None:
+    sets = torch.tensor([[1, 0]] * 3 + [[0, 0]] * 9 + [[0, 1]] * 4)
+    having, lacking = losses.value_weights(sets, 1.0)
+    for v in range(2):
+        assert (having[v] * (sets[:, v] == 1).sum()).item() == pytest.approx(8)
+        assert (lacking[v] * (sets[:, v] == 0).sum()).item() == pytest.approx(8)
 
 
 @pytest.mark.parametrize("codes", [[-1] * 6, [2] * 6, [0, 1, 2, 3, 4, 5], [0, 0, -1, -1, -1, -1]])
 def test_triplet_without_a_triplet_is_zero_with_a_gradient_path(codes: list[int]) -> None:
     features = torch.randn(6, 4, requires_grad=True)
-    loss = losses.batch_all_triplet(features, torch.tensor(codes), 0.2)
+    loss = batch_all(features, torch.tensor(codes), 0.2)
     assert loss.item() == 0
     loss.backward()
     assert features.grad is not None
@@ -69,13 +177,13 @@ def test_triplet_without_a_triplet_is_zero_with_a_gradient_path(codes: list[int]
 
 
 def test_triplet_of_no_photos() -> None:
-    assert losses.batch_all_triplet(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 0.2).item() == 0
+    assert batch_all(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 0.2).item() == 0
 
 
 def test_triplet_gradient_is_finite_where_photos_coincide() -> None:
     """Duplicates are at distance zero, where the square root has no slope of its own."""
     features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.6, 0.8]], requires_grad=True)
-    loss = losses.batch_all_triplet(features, torch.tensor([0, 0, 1, 1]), 0.2)
+    loss = batch_all(features, torch.tensor([0, 0, 1, 1]), 0.2)
     loss.backward()
     assert loss.item() == pytest.approx(slow_triplet(features.detach().numpy(), [0, 0, 1, 1], 0.2), abs=3e-4)
     assert features.grad is not None
@@ -85,27 +193,25 @@ def test_triplet_gradient_is_finite_where_photos_coincide() -> None:
 
 def test_triplet_on_collapsed_features_is_the_margin() -> None:
     features = torch.ones(6, 4)
-    assert losses.batch_all_triplet(features, torch.tensor([0, 0, 0, 1, 1, 1]), 0.2).item() == pytest.approx(0.2)
+    assert batch_all(features, torch.tensor([0, 0, 0, 1, 1, 1]), 0.2).item() == pytest.approx(0.2)
 
 
 def test_triplet_masked_rows_contribute_nothing() -> None:
     features = torch.randn(8, 4, requires_grad=True)
     codes = torch.tensor([0, 0, 1, 1, -1, -1, 2, 2])
-    loss = losses.batch_all_triplet(features, codes, 1.0)
+    loss = batch_all(features, codes, 1.0)
     loss.backward()
     assert features.grad is not None
     assert not features.grad[4:6].any()
     assert features.grad[[0, 1, 2, 3, 6, 7]].any(dim=1).all()
     kept = codes >= 0
-    assert losses.batch_all_triplet(features[kept], codes[kept], 1.0).item() == pytest.approx(loss.item())
+    assert batch_all(features[kept], codes[kept], 1.0).item() == pytest.approx(loss.item())
 
 
 def test_triplet_does_not_see_lengths() -> None:
     features, codes = torch.randn(8, 4), torch.tensor([0, 0, 1, 1, 2, 2, 0, 1])
     scaled = features * torch.linspace(0.1, 9, 8)[:, None]
-    assert losses.batch_all_triplet(scaled, codes, 0.5).item() == pytest.approx(
-        losses.batch_all_triplet(features, codes, 0.5).item(), abs=1e-5
-    )
+    assert batch_all(scaled, codes, 0.5).item() == pytest.approx(batch_all(features, codes, 0.5).item(), abs=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
