@@ -258,6 +258,7 @@ def query(
         from retrieval.serving.batch import run_batch
 
         engine = Engine.open(gallery, model, nprobe, rerank)
+        engine.outfits = outfits
         done, failed = run_batch(engine, batch, out, topk, recall, (page - 1) * topk, progress=True)
         click.echo(f"{done:,} queries answered, {failed:,} failed (see the error column); results in {out}")
         return

@@ -7,14 +7,14 @@ The gallery is the validation part alone (styles held out by the hash of their n
 labels; queries are its photos. Protocols are those of docs/evaluation.md. Methods:
 
 - image only; image only + filter on the predicted value: our network, no edit
-- prototype replacement (AMNet's idea, Zhao et al. 2017): our network, the edited block becomes its value's mean, all
+- prototype replacement (AMNet's idea, Zhao et al. 2017): our network, the edited block becomes its value's mean,
   weights 1
-- ADDE-M (Hou et al. 2021 as docs/training.md has it): a network of attribute blocks alone, semi-hard triplets of squared
-  distances on attributes and label tuples, one residual f + M v with the trained M, weights 1, no look
+- ADDE-M (Hou et al. 2021 as docs/training.md has it): a network of attribute blocks alone, triplets (semi-hard) of
+  squared distances on attributes and label tuples, one residual f + M v with the trained M, weights 1, no look
 - ours without attention (means in its place), without weighted losses (every value counts alike), without memory
   training (M holds means); ours
 
-Ours uses the config's block weights. What is left to choose at query time (the part of the old block that stays, and the
+Ours uses the config's block weights. What is left to choose when querying (the part of the old block that stays, and the
 factor on an edited block) is chosen for ours and its variants alike, on other queries than those reported. Networks of
 the last four rows are trained with every seed, the others with the first.
 """

@@ -227,7 +227,7 @@ class Engine:
         rows, skip = [], []
         for i, request in enumerate(requests):
             if (request.photo is None) == (request.like is None) and (request.like or request.text is None):
-                raise InputError("a query takes a photo or the id of a gallery row (like), not both; a text; or both")
+                raise InputError("a query takes either a photo or the id of a gallery row (like), not both, or a text")
             if request.set and request.photo is None and request.like is None:
                 raise InputError("an edit changes a photo or a gallery row, and there is none: say it in the text")
             if request.like is not None:

@@ -24,13 +24,15 @@ from retrieval.models.network import block_dims
 from retrieval.outfits import config as configs
 from retrieval.outfits import model as models
 from retrieval.outfits.config import OTHER
+from retrieval.outfits.judge import labelled_from, questions_from
 from retrieval.outfits.slots import Slots
-from retrieval.outfits.train import Catalogue, WornItems, train
+from retrieval.outfits.train import Catalogue, Published, WornItems, train
 from retrieval.photos import source_of
 from retrieval.results import Prepared
 
 CANDIDATES = 60  # taken from the index for a place, then scored in the outfit
 TEXT_SHARE = 0.5  # of a candidate's order, where a text is given; the rest is how well it fits
+
 MOST = 5  # items of a generated outfit, unless told
 
 Array = npt.NDArray[np.float32]
@@ -282,7 +284,7 @@ def _share(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def train_from(
     config: str | Path, gallery: str | Path, worn: Path | None = None, sequences: Path | None = None,
-    out: Path | None = None, progress: bool = False,
+    out: Path | None = None, progress: bool = False, polyvore: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train the outfit model of a gallery's image model by a config: ``fsearch train-outfits``. Returns the figures."""
     from retrieval.datasets.worn import read_sequences
@@ -304,6 +306,22 @@ def train_from(
     return train(
         catalogue, dressed, [(each.id, each.kinds) for each in told], settings, blocks, image.config, image.fingerprint,
         out or Path("runs") / f"{settings.name}.safetensors", progress,
+        published(polyvore, catalogue.ids) if polyvore is not None else None,
+    )  # fmt: skip
+
+
+def published(folder: Path, ids: Sequence[str]) -> Published:
+    """Polyvore's outfits and questions, whose photos a gallery holds under their own ids, by rows. InputError."""
+    from retrieval.datasets import polyvore
+
+    row_of = {name: row for row, name in enumerate(ids)}
+    every = [(each.split, [row_of[item] for item in each.items if item in row_of]) for each in polyvore.outfits(folder)]
+    learned, valid = (
+        [tuple(rows) for own, rows in every if own == split and len(rows) > 1] for split in ("train", "valid")
+    )
+    return Published(
+        learned, valid, questions_from(polyvore.questions(folder), row_of),
+        labelled_from(polyvore.compatibility(folder), row_of),
     )  # fmt: skip
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import click
 
+from retrieval.commands import options
+
 
 @click.command()
-@click.option(
-    "--gallery", "-g", type=click.Path(path_type=Path), envvar="FSEARCH_GALLERY", default="gallery", show_default=True,
-    help="The gallery folder; $FSEARCH_GALLERY if set.",
-)  # fmt: skip
+@options.gallery
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(gallery: Path, as_json: bool) -> None:
     """Say what a gallery holds: photos, blocks, attributes, model, index and its measured recall.

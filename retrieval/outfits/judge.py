@@ -1,7 +1,8 @@
 """Protocols of outfits on plain sequences of item numbers: fill in the blank, compatibility AUC, and two baselines.
 
 An outfit is a sequence of rows of a feature table. ``Score`` is whatever is judged: outfits -> a number each, higher is
-better. Published splits (Polyvore) run by the same functions: ``questions_from`` and ``labelled_from`` take their ids.
+better. Published splits (Polyvore) run by the same functions: ``questions_from`` and ``labelled_from`` take what their
+reader gives.
 """
 
 from __future__ import annotations
@@ -129,34 +130,17 @@ def _distractors(
 # Published splits
 
 
-def questions_from(entries: Sequence[Mapping[str, Any]], row_of: Mapping[str, int]) -> list[Question]:
-    """Polyvore's fill_in_blank_test.json, each {"question": ids, "answers": 4 ids, "blank_position": from 1}.
+def questions_from(asked: Sequence[Any], row_of: Mapping[str, int]) -> list[Question]:
+    """Questions by item ids, as ``retrieval.datasets.polyvore.questions`` reads them, by rows of a feature table.
 
-    The right answer is the one whose set (before "_") is that of the question's items. InputError for an id without
-    features, naming it.
+    InputError for an id without features, naming it.
     """
-    made = []
-    for entry in entries:
-        items, answers, blank = entry["question"], entry["answers"], int(entry["blank_position"]) - 1
-        own = items[0].rpartition("_")[0]
-        right = [i for i, answer in enumerate(answers) if answer.rpartition("_")[0] == own]
-        if len(right) != 1 or not 0 <= blank <= len(items):
-            raise InputError(f"question {items}: {len(right)} answers are of its set, blank at {blank + 1}")
-        made.append(Question(_rows(items, row_of), blank, _rows(answers, row_of), right[0]))
-    return made
+    return [Question(_rows(q.items, row_of), q.blank, _rows(q.answers, row_of), q.right) for q in asked]
 
 
-def labelled_from(lines: Sequence[str], row_of: Mapping[str, int]) -> list[Labelled]:
-    """Polyvore's fashion_compatibility_prediction.txt: "1 id id id" is compatible, "0 ..." is not. InputError."""
-    made = []
-    for number, line in enumerate(lines, 1):
-        said, *ids = line.split() or [""]
-        if not ids and not said:
-            continue
-        if said not in ("0", "1") or not ids:
-            raise InputError(f"line {number}: expected 1 or 0 and item ids, found {line[:60]!r}")
-        made.append(Labelled(_rows(ids, row_of), said == "1"))
-    return made
+def labelled_from(told: Sequence[tuple[bool, Sequence[str]]], row_of: Mapping[str, int]) -> list[Labelled]:
+    """(whether they go together, item ids), as ``retrieval.datasets.polyvore.compatibility`` reads them; InputError."""
+    return [Labelled(_rows(ids, row_of), compatible) for compatible, ids in told]
 
 
 def _rows(ids: Sequence[str], row_of: Mapping[str, int]) -> tuple[int, ...]:

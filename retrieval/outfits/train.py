@@ -40,6 +40,15 @@ class WornItems(NamedTuple):
     outfits: list[str]
 
 
+class Published(NamedTuple):
+    """Known outfits of catalogue items by their own split, and what is asked of the test part (Polyvore): rows."""
+
+    learned: list[tuple[int, ...]]
+    valid: list[tuple[int, ...]]
+    questions: list[judge.Question]
+    pairs: list[judge.Labelled]
+
+
 class Data(NamedTuple):
     """All items in one table, catalogue first, and the outfits that are known: lists of rows in order."""
 
@@ -53,11 +62,13 @@ class Data(NamedTuple):
     dressed: list[tuple[int, ...]]  # held out
     composer: Composer | None  # of the held-out part
     sample: list[tuple[int, ...]]  # of the outfits that are learned from
+    published: Published | None
 
 
 def gather(
-    catalogue: Catalogue, worn: WornItems | None, sequences: Sequence[tuple[str, Sequence[str]]], config: OutfitConfig
-) -> Data:
+    catalogue: Catalogue, worn: WornItems | None, sequences: Sequence[tuple[str, Sequence[str]]], config: OutfitConfig,
+    published: Published | None = None,
+) -> Data:  # fmt: skip
     """Split everything by the hash of its name: styles (as training and bench do), sequences and people."""
     slots = Slots(config.slots)
     n = len(catalogue.ids)
@@ -95,15 +106,22 @@ def gather(
         composed = composer.draw(asked_for, np.random.default_rng([seed, 12]))
         fitted.append((1 - config.training.worn_share if fitted else 1.0, epoch))
         sample = [*sample, *epoch(0)]
+    if published is not None:
+        fitted.append((1.0, lambda _: published.learned))
+        sample = [*sample, *published.learned]
     if not sample:
-        raise InputError("nothing to learn outfits from: give worn outfits, or category sequences and a rule")
-    if not composed and not dressed:
+        raise InputError(
+            "nothing to learn outfits from: give worn outfits, known ones, or category sequences and a rule"
+        )
+    if not composed and not dressed and not (published and published.valid):
         raise InputError(
             "no outfit is held out to read scores by: give more outfits, or a larger holdout in the config"
         )
     places = np.array([slots.place(slots.of(kind)) for kind in kinds], np.int64)
     codes = np.unique([plain(kind or "") for kind in kinds], return_inverse=True)[1]
-    return Data(table, places, codes, np.flatnonzero(test), worn_rows, fitted, composed, dressed, composer, sample)
+    return Data(
+        table, places, codes, np.flatnonzero(test), worn_rows, fitted, composed, dressed, composer, sample, published
+    )
 
 
 def held_rows(catalogue: Catalogue, config: OutfitConfig) -> npt.NDArray[np.bool_]:
@@ -116,9 +134,10 @@ def held_rows(catalogue: Catalogue, config: OutfitConfig) -> npt.NDArray[np.bool
 def train(
     catalogue: Catalogue, worn: WornItems | None, sequences: Sequence[tuple[str, Sequence[str]]], config: OutfitConfig,
     blocks: Mapping[str, int], image: Config, fingerprint: str, out: Path, progress: bool = False,
+    published: Published | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, judge on what was held out, write ``out``; returns the figures, which the file keeps, too."""
-    data = gather(catalogue, worn, sequences, config)
+    data = gather(catalogue, worn, sequences, config, published)
     aspects = aspects_of(config.aspects, list(blocks), image)
     words, told = _words(catalogue, config, image, data.catalogue, progress)
     net = fit(data.table, data.fitted, config.model, config.training, progress)
@@ -129,10 +148,15 @@ def train(
         net, words, config, dict(blocks), aspects, {"name": image.name, "fingerprint": fingerprint}, pool,
         models.Reading(1.0, 0.0, ()), "", out, {},
     )  # fmt: skip
-    known = [*(each.rows for each in data.composed), *data.dressed]
+    valid = published.valid if published is not None else []
+    known = [*(each.rows for each in data.composed), *data.dressed, *valid]
     shuffled = [
         each.items
-        for outfits, rows in ((_rows(data.composed), data.catalogue), (data.dressed, data.worn))
+        for outfits, rows in (
+            (_rows(data.composed), data.catalogue),
+            (data.dressed, data.worn),
+            (valid, np.arange(len(catalogue.ids))),
+        )
         for each in judge.make_labelled(outfits, rows, data.slots, True, np.random.default_rng(14))
         if not each.compatible
     ]
@@ -197,6 +221,12 @@ def report(model: models.OutfitModel, data: Data, config: OutfitConfig) -> dict[
 
         told["composed"] = judged(scores, _rows(composed), data.catalogue, data.slots, wrong)
         told["composed"]["explained"] = _explained(model, data, scores["outfit model"])
+    if data.published is not None:
+        asked, pairs = data.published.questions, data.published.pairs
+        told["published"] = {"questions": len(asked), "pairs": len(pairs), "chance": {"fitb": 0.25, "auc": 0.5}}
+        for method, score in scores.items():
+            told["published"][method] = {"fitb": round(judge.fill_in_blank(score, asked), 4)} if asked else {}
+            told["published"][method] |= {"auc": round(judge.compatibility(score, pairs), 4)} if pairs else {}
     if data.dressed:
         told["worn"] = judged(scores, data.dressed, data.worn, data.slots)
     return told

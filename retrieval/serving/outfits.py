@@ -24,12 +24,14 @@ def save_explained(path: Path, found: Explained) -> None:
     items = []
     for i, piece in enumerate(outfit.pieces):
         told = [f"{name}: {values[i]:+.3f}" for name, values in found.influence.items()]
-        items.append(_tile(piece, told, "miss" if i == found.worst else ""))
+        items.append(_tile(piece, told, *(("miss", "worst") if i == found.worst else ())))
     worst = outfit.pieces[found.worst]
     heading = f"{_heading(outfit)}: {worst.slot} fits worst, for its {found.aspect}"
     rows = [Row(heading, items[0], tuple(items[1:]), edited=(found.aspect,), first=0, role=outfit.pieces[0].slot)]
     if found.better:
-        shown = [_tile(each.pieces[found.worst], [f"score: {each.score:.2f}"], "hit") for each in found.better]
+        shown = [
+            _tile(each.pieces[found.worst], [f"score: {each.score:.2f}"], "hit", "better") for each in found.better
+        ]
         named = f"{worst.slot} -> {found.better[0].pieces[found.worst].name}"
         note = f"The outfit's score with each of these in its place; now {outfit.score:.2f}."
         rows.append(
@@ -43,6 +45,6 @@ def _heading(outfit: Scored) -> str:
     return f"score {outfit.score:.2f}, above {outfit.percentile:.0f}% of known outfits"
 
 
-def _tile(piece: Piece, told: Sequence[str] = (), mark: str = "") -> Tile:
+def _tile(piece: Piece, told: Sequence[str] = (), mark: str = "", word: str = "") -> Tile:
     kind = f"kind: {piece.kind}" if piece.kind else ""
-    return Tile(piece.image, piece.name, tuple(filter(None, [f"slot: {piece.slot}", kind, *told])), mark)
+    return Tile(piece.image, piece.name, tuple(filter(None, [f"slot: {piece.slot}", kind, *told])), mark, word)

@@ -42,7 +42,7 @@ def save_result(
     }
     if any(": ~" in line for tile in (query, *row.results) for line in tile.lines):
         facts["~"] = "predicted"
-    save_sheet(path, [row, *why_rows(engine, result, reference)], "fsearch", facts)
+    save_sheet(path, [row, *(why_rows(engine, result, reference) if reference else ())], "fsearch", facts)
 
 
 def _tiles(engine: Engine, result: Result) -> tuple[Tile, ...]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from index.errors import InputError
+from retrieval.datasets import polyvore
 from retrieval.outfits import judge
 from retrieval.outfits.judge import Labelled, Question
-
-POLYVORE = """[{"question": ["100_1", "100_2", "100_4"], "blank_position": 3,
-"answers": ["100_3", "205_1", "207_2", "300_5"]},
-{"question": ["205_2"], "blank_position": 1, "answers": ["100_3", "300_5", "207_2", "205_1"]}]"""
-PREDICTION = "1 100_1 100_2 100_3\n0 100_1 205_1 300_5 207_2\n\n"
+from tests.retrieval.datasets import published
 
 
 def by_table(values: dict[tuple[int, ...], float]) -> judge.Score:
@@ -42,26 +39,20 @@ def test_the_best_filling_is_the_answer_and_a_tie_is_shared() -> None:
     assert judge.fill_in_blank(by_table({(5, 1, 6): 1, (5, 3, 6): 1}), [question, question]) == 0.5
 
 
-def test_the_published_format_is_read_as_it_is() -> None:
-    entries = json.loads(POLYVORE)
-    ids = sorted({each for e in entries for each in (*e["question"], *e["answers"])})
+def test_the_published_format_is_read_as_it_is(tmp_path: Path) -> None:
+    root = published.polyvore(tmp_path)
+    ids = [photo.id for photo in polyvore.polyvore(root)]
     row_of = {name: row for row, name in enumerate(ids)}
-    first, second = judge.questions_from(entries, row_of)
-    assert [ids[row] for row in first.filled()[first.right]] == ["100_1", "100_2", "100_3", "100_4"]
-    assert (first.right, second.right, second.blank) == (0, 3, 0)
-    good, bad = judge.labelled_from(PREDICTION.splitlines(), row_of)
-    assert (good.compatible, bad.compatible) == (True, False)
-    assert [ids[row] for row in bad.items] == ["100_1", "205_1", "300_5", "207_2"]
-    assert judge.compatibility(lambda outfits: np.array([-len(outfit) for outfit in outfits]), [good, bad]) == 1.0
-
-
-def test_what_is_not_the_format_is_named() -> None:
-    with pytest.raises(InputError, match="'100_1' has no features"):
-        judge.labelled_from(["1 100_1"], {})
-    with pytest.raises(InputError, match="line 2: expected 1 or 0"):
-        judge.labelled_from(["1 a", "yes a"], {"a": 0})
-    with pytest.raises(InputError, match="0 answers are of its set"):
-        judge.questions_from([{"question": ["1_1"], "answers": ["2_1"], "blank_position": 1}], {"1_1": 0, "2_1": 1})
+    first, second = judge.questions_from(polyvore.questions(root), row_of)
+    assert [ids[row] for row in first.filled()[first.right]] == ["199244701_1", "199244701_2", "199244701_3"]
+    assert [ids[row] for row in second.filled()[1]] == ["119314458_1", "119314458_3", "199244701_1"]
+    pairs = judge.labelled_from(polyvore.compatibility(root), row_of)
+    assert [each.compatible for each in pairs] == [True, True, False]
+    assert [ids[row] for row in pairs[2].items] == ["199244701_1", "119314458_3", "120161271_2"]
+    own = lambda outfits: np.array([-len({ids[r].split("_")[0] for r in outfit}) for outfit in outfits])  # noqa: E731
+    assert judge.fill_in_blank(own, [first, second]) == judge.compatibility(own, pairs) == 1.0
+    with pytest.raises(InputError, match="'199244701_1' has no features"):
+        judge.labelled_from(polyvore.compatibility(root), {})
 
 
 def test_questions_have_distractors_of_the_kind_asked() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 
@@ -16,11 +17,15 @@ from cli import main
 from index.errors import InputError, MismatchError, ModelError, UnknownNameError
 from retrieval import stylist as stylists
 from retrieval.datasets.garments import ATTRIBUTES
+from retrieval.datasets.readers import open_photos
+from retrieval.embed import build_gallery
 from retrieval.engine import Engine
 from retrieval.outfits import model as models
 from retrieval.serving.batch import run_batch
 from retrieval.stylist import Stylist, train_from
 from tests.conftest import flip
+from tests.retrieval.datasets import published
+from tests.retrieval.outfits.conftest import CONFIG
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,25 @@ def test_a_model_that_is_damaged_or_of_another_image_model_is_refused(
         Stylist(None, outfits, other_model).pieces([shop / "gallery.json"])
     own = models.read(outfits)
     own.check(own.image["fingerprint"], "itself")
+
+
+def test_the_published_protocol_runs_on_a_gallery_of_its_photos(tmp_path: Path, tiny_model: Path) -> None:
+    root = published.polyvore(tmp_path / "Polyvore")
+    build_gallery(open_photos(root), tmp_path / "poly.gallery", tiny_model)
+    config = CONFIG | {
+        "text": {"column": "name", "dim": 4, "steps": 2, "batch": 2, "min_count": 1},
+        "group": ["outfit"],
+    }
+    (tmp_path / "poly.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    facts = train_from(
+        tmp_path / "poly.yaml", tmp_path / "poly.gallery", out=tmp_path / "poly.safetensors", polyvore=root
+    )
+    told = facts["outfits"]["published"]
+    assert (told["questions"], told["pairs"]) == (2, 3)
+    for method in ("outfit model", "kinds seen together", "pairwise distance"):
+        assert 0 <= told[method]["fitb"] <= 1
+        assert told[method]["auc"] in (0, 0.25, 0.5, 0.75, 1)
+    assert models.read(tmp_path / "poly.safetensors").config.group == ("outfit",)
 
 
 # What it says
