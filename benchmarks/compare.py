@@ -14,7 +14,7 @@ labels; queries are its photos. Protocols are those of docs/evaluation.md. Metho
 - ours without attention (means in its place), without weighted losses (every value counts alike), without memory
   training (M holds means); ours
 
-Ours uses the config's block weights. What is left to choose when querying (the part of the old block that stays, and the
+Ours uses the config's block weights. What is left to choose then (the part of the old block that stays, and the
 factor on an edited block) is chosen for ours and its variants alike, on other queries than those reported. Networks of
 the last four rows are trained with every seed, the others with the first.
 """
