@@ -12,8 +12,16 @@ import click
 
 from index.errors import FsearchError
 from index.recipe import KINDS, bytes_of
+from retrieval.commands.bench import bench
+from retrieval.commands.data import data
+from retrieval.commands.explain import explain
+from retrieval.commands.generate import generate
+from retrieval.commands.info import info
+from retrieval.commands.options import FOLDER
+from retrieval.commands.options import gallery as _gallery
+from retrieval.commands.outfit import outfit
+from retrieval.commands.train_outfits import train_outfits
 
-FOLDER = click.Path(path_type=Path)
 RESUMED = ("build-index", "train", "generate")
 
 
@@ -43,13 +51,6 @@ class Commands(click.Group):
 @click.version_option(package_name="fsearch", prog_name="fsearch")
 def main() -> None:
     """Fashion image search that takes edits: show a photo, say "this, but in gray"."""
-
-
-def _gallery(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--gallery", "-g", type=FOLDER, envvar="FSEARCH_GALLERY", default="gallery", show_default=True,
-        help="The gallery folder; $FSEARCH_GALLERY if set.",
-    )(command)  # fmt: skip
 
 
 def _index(recipe: str | None) -> Callable[..., Any]:
@@ -213,6 +214,7 @@ def _summary(gallery: Any) -> str:
 @click.option("--weight", multiple=True, metavar="NAME=NUMBER", help="Factor on a block's weight, such as color=2.")
 @click.option("--drop", multiple=True, metavar="NAME", help="Any value will do: weight 0.")
 @click.option("--where", multiple=True, metavar="CONDITION", help="Keep rows such as 'price<50 and not color=red'.")
+@click.option("--text", metavar="WORDS", help="Words for what is wanted, alone or beside a photo or --like.")
 @click.option("--like", metavar="ID", help="Query by a gallery row instead of a photo; it does not answer itself.")
 @click.option("--exclude", multiple=True, metavar="ID", help="A row that must not be an answer; may be repeated.")
 @click.option("--one-per", metavar="COLUMN", help="At most one result, the best, for each value of this column.")
@@ -222,36 +224,41 @@ def _summary(gallery: Any) -> str:
 @click.option("--recall", type=click.FloatRange(0, 1), help="Least recall@topk to search for.  [default: 0.95]")
 @click.option("--nprobe", type=click.IntRange(1), help="Lists to probe, or a graph's efSearch, instead of --recall.")
 @click.option("--rerank", type=click.IntRange(1), help="Candidates to score on the stored vectors, likewise.")
+@click.option("--explain", "why", is_flag=True, help="Say what each block adds to a score; with --save, heat maps too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the results as pictures: .html or .png.")
 @click.option("--batch", type=FOLDER, metavar="FILE", help="Queries from a CSV or Parquet instead; needs --out.")
 @click.option("--out", type=FOLDER, metavar="FILE", help="Where --batch writes its results: .csv or .parquet.")
 @click.option("--model", help="The checkpoint, or shipped model, that made the gallery.  [default: its copy]")
+@click.option("--outfits", type=FOLDER, help="The model that reads --text.  [default: the shipped one]")
 def query(
     photo: Path | None, gallery: Path, set_: tuple[str, ...], from_: tuple[str, ...], weight: tuple[str, ...],
     drop: tuple[str, ...], where: tuple[str, ...], like: str | None, exclude: tuple[str, ...], one_per: str | None,
     min_score: float | None, topk: int, page: int, recall: float | None, nprobe: int | None, rerank: int | None,
-    as_json: bool, save: Path | None, batch: Path | None, out: Path | None, model: str | None,
+    why: bool, as_json: bool, save: Path | None, batch: Path | None, out: Path | None, model: str | None,
+    text: str | None, outfits: Path | None,
 ) -> None:  # fmt: skip
     """Search by a photo, edited: same style, other color.
 
     \b
     fsearch query img.jpg --set color=gray --where gender=Women --save sheet.html
+    fsearch query --text "navy polo shirt" --gallery shop.gallery
     fsearch query --batch queries.csv --gallery shop.gallery --topk 30 --out results.parquet
     """
     from retrieval import query as q
     from retrieval.engine import Engine
 
-    if (photo is not None) + (like is not None) + (batch is not None) != 1:
-        raise click.UsageError("give one of PHOTO, --like ID and --batch FILE")
+    if (n := (photo is not None) + (like is not None) + (batch is not None)) > 1 or n + (text is not None) == 0:
+        raise click.UsageError("give one of PHOTO, --like ID, --text WORDS and --batch FILE")
     if (batch is None) != (out is None):
         raise click.UsageError("--batch FILE and --out FILE go together")
     if batch is not None and out is not None:
-        if set_ or from_ or weight or drop or where or exclude or one_per or min_score is not None or as_json or save:
+        if any((set_, from_, weight, drop, where, exclude, one_per, min_score is not None, why, as_json, save, text)):
             raise click.UsageError("--batch takes edits, filters and weights from the file's columns, not from options")
         from retrieval.serving.batch import run_batch
 
         engine = Engine.open(gallery, model, nprobe, rerank)
+        engine.outfits = outfits
         done, failed = run_batch(engine, batch, out, topk, recall, (page - 1) * topk, progress=True)
         click.echo(f"{done:,} queries answered, {failed:,} failed (see the error column); results in {out}")
         return
@@ -260,21 +267,27 @@ def query(
 
         checked(save)
     engine = Engine.open(gallery, model, nprobe, rerank)
+    engine.outfits = outfits
     result = engine.query(
-        photo, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"), weight=q.weights_of(weight),
-        drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score, topk=topk,
-        offset=(page - 1) * topk, recall=recall,
+        photo, text=text, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"),
+        weight=q.weights_of(weight), drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score,
+        topk=topk, offset=(page - 1) * topk, recall=recall, explain=why,
     )  # fmt: skip
+    if text is not None and (unknown := engine.words.codes(text)[1]):
+        click.echo(f"passed over, never learned: {', '.join(unknown)}", err=True)
     if save is not None:
         from retrieval.serving.pages import save_result
 
-        save_result(save, engine, result, photo if photo is not None else like or "")
+        save_result(save, engine, result, photo if photo is not None else like or "", text)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         click.echo(_printed(result, page))
     if save is not None:
         click.echo(f"saved {save}", err=as_json)
+
+
+main.add_command(explain)
 
 
 def _printed(result: Any, page: int) -> str:
@@ -287,49 +300,12 @@ def _printed(result: Any, page: int) -> str:
     for hit in result.hits:
         attributes = "  ".join(f"{name}={value}" for name, value in hit.shown().items())
         lines.append(f"{hit.rank:>3}  {hit.id:<{width}}  {hit.score:.3f}  {attributes}")
+        if hit.shares is not None:
+            lines.append(f"     {'':<{width}}  = {hit.why()}")
     return "\n".join(lines)
 
 
-@main.command()
-@_gallery
-@click.option("--topk", "-k", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--style", metavar="COLUMN", help="Label column with style ids.  [default: style, else variant_group]")
-@click.option("--variant", metavar="COLUMN", help="Column joining one product's colors.  [default: variant_group]")
-@click.option("--holdout", type=click.FloatRange(0, 1), help="Ask only styles held out from training by this share.")
-@click.option("--queries", type=click.IntRange(1), default=3000, show_default=True, help="At most, for each protocol.")
-@click.option("--recall", type=click.FloatRange(0, 1), help="Least recall to search for.  [default: 0.95]")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=FOLDER, metavar="FILE", help="Write the whole report as JSON.")
-@click.option("--save", type=FOLDER, metavar="FILE", help="Save a page (.html) with the best and worst queries.")
-def bench(
-    gallery: Path, topk: int, style: str | None, variant: str | None, holdout: float | None, queries: int,
-    recall: float | None, seed: int, out: Path | None, save: Path | None,
-) -> None:  # fmt: skip
-    """Judge a labelled gallery: edit retrieval (published and strict), variants and same style, beside baselines.
-
-    \b
-    fsearch bench --topk 4 --gallery shop.gallery --out bench.json --save bench.html
-    """
-    from index.files import atomic_write
-    from retrieval.engine import Engine
-    from retrieval.evaluation import bench as judge
-
-    if save is not None and save.suffix.lower() != ".html":  # told before the work, not after it
-        raise click.UsageError("--save writes a page: give a name that ends in .html")
-    engine = Engine.open(gallery)
-    report, examples = judge.run(
-        engine, topk, style=style, variant=variant, holdout=holdout, queries=queries, recall=recall, seed=seed,
-        progress=True,
-    )  # fmt: skip
-    from retrieval.serving.pages import bench_table, save_bench
-
-    click.echo(bench_table(report, topk))
-    if out is not None:
-        atomic_write(out, json.dumps(report, indent=1, ensure_ascii=False).encode())
-        click.echo(f"wrote {out}")
-    if save is not None:
-        save_bench(save, engine, report, examples, topk)
-        click.echo(f"saved {save}")
+main.add_command(bench)
 
 
 @main.command()
@@ -367,25 +343,8 @@ def duplicates(
         click.echo(f"saved {save}")
 
 
-@main.command()
-@_gallery
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(gallery: Path, as_json: bool) -> None:
-    """Say what a gallery holds: photos, blocks, attributes, model, index and its measured recall.
-
-    \b
-    fsearch info --gallery shop.gallery
-    """
-    from retrieval.engine import Engine
-
-    facts = Engine.open(gallery).info()
-    if as_json:
-        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
-        return
-    for name, value in facts.items():
-        click.echo(f"{name:<11} {value if not isinstance(value, dict) else ''}".rstrip())
-        for key, inner in value.items() if isinstance(value, dict) else ():
-            click.echo(f"  {key:<20} {inner}")
+main.add_command(outfit)
+main.add_command(info)
 
 
 @main.command()
@@ -427,21 +386,10 @@ def train(config: Path, photos: Path | None, labels: Path | None, out: Path | No
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
-@main.command()
-@click.argument("out", type=FOLDER)
-@click.option("--photos", type=click.IntRange(1), default=3000, show_default=True, help="How many.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--phone", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of phone photos.")
-def generate(out: Path, photos: int, seed: int, phone: float) -> None:
-    """Draw garments with known attributes as an ordinary photo folder with labels.csv.
+main.add_command(train_outfits)
+main.add_command(generate)
 
-    \b
-    fsearch generate garments/ --photos 3000
-    """
-    from retrieval.datasets import garments
-
-    garments.generate(out, photos, seed=seed, phone_share=phone, progress=True)
-    click.echo(f"{photos:,} photos and labels.csv in {out}")
+main.add_command(data)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
@@ -29,11 +29,13 @@ class _OnceOnly(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a config: unknown keys raise, nothing changes once read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class AttributeConfig(_Strict):
+class AttributeConfig(Strict):
     """One disentangled attribute. ``color`` marks it as carried by color: views with broken color do not train it.
 
     ``multi``: a label cell holds several values, as in ``striped|floral``.
@@ -50,21 +52,26 @@ class AttributeConfig(_Strict):
         return {key: value for key, value in dump(self).items() if key != "multi" or value}
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """Sizes of the network (design section 4)."""
 
-    backbone: Literal["regnet_tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large"] = (
-        "resnet50"
-    )
+    backbone: Literal[
+        "regnet_tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large",
+        "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2",
+    ] = "resnet50"  # fmt: skip
     pretrained: bool = False
-    last_stride: Literal[1, 2] = 2  # ResNets and RegNets: 1 keeps the last map twice as fine
+    last_stride: Literal[1, 2] = 2  # not for MobileNets: 1 keeps the last map twice as fine
     input_size: Annotated[int, Field(ge=32, le=1024)] = 224
     branches: Annotated[int, Field(ge=1, le=16)] = 4
     branch_dim: Annotated[int, Field(ge=2, le=4096)] = 256
     reduction: Annotated[int, Field(ge=1)] = 16
     shallow: bool = True  # attribute blocks see means of earlier maps, too
     grid: Annotated[int, Field(ge=1, le=8)] = 1  # look pools each of grid x grid cells; 1: the whole map, as the paper
-    detail: Annotated[int, Field(ge=0, le=256)] = 0  # channels of the eighth-size map in look
+    detail: Annotated[int, Field(ge=0, le=256)] = 0  # channels of an earlier map that look sees place by place
+    detail_stride: Literal[8, 16] = 8  # that map's side: input_size over this
+    attention: Literal["all", "blocks", "none"] = (
+        "all"  # CBAM after the stem and in attribute blocks; there alone; nowhere
+    )
     attributes: dict[str, AttributeConfig]
 
     @model_validator(mode="after")
@@ -79,7 +86,7 @@ class ModelConfig(_Strict):
         return self
 
 
-class TrainingConfig(_Strict):
+class TrainingConfig(Strict):
     """Batches, losses and the loop: attribute cross entropy, per-attribute and global triplets, a style loss."""
 
     start: str | None = None  # a checkpoint, by path or shipped name, whose weights are taken over where they fit
@@ -89,6 +96,7 @@ class TrainingConfig(_Strict):
     ids_per_batch: Annotated[int, Field(ge=2)] = 7
     photos_per_id: Annotated[int, Field(ge=2)] = 10
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    backbone_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # factor on it for stem and body; 0 freezes them
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     grouped_share: Annotated[float, Field(ge=0, le=1)] = 0.4  # pairs drawn from styles with several photos
     alike_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # pairs drawn from few values of the first attribute
@@ -129,7 +137,7 @@ def _names_of(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value or ()
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """What is trained on. ``photos`` may be relative to the working folder.
 
     ``style``: the columns with style ids, one name or several; a photo's style is the first that is not blank.
@@ -143,7 +151,7 @@ class DataConfig(_Strict):
     split: str | None = None
 
 
-class SearchConfig(_Strict):
+class SearchConfig(Strict):
     """Defaults of a query; they travel with the model into the gallery and change no embedding."""
 
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
@@ -153,7 +161,7 @@ class SearchConfig(_Strict):
     value_aliases: dict[str, dict[str, str]] = {}  # attribute -> {what people type: value}
 
 
-class Config(_Strict):
+class Config(Strict):
     """Everything one run needs."""
 
     name: str
@@ -163,7 +171,13 @@ class Config(_Strict):
     search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
-    def _search_names(self) -> Config:
+    def _fits(self) -> Config:
+        lite = self.model.backbone.startswith("efficientnet_lite")
+        if lite and not (self.model.pretrained or self.training.start):
+            raise ValueError(
+                f"{self.model.backbone} has its batch norms folded into its weights and cannot start from random ones: "
+                "set model.pretrained: true, or training.start to a checkpoint with that backbone"
+            )
         known = set(self.model.attributes)
         wrong = sorted(set(self.search.weights) - known - {LOOK})
         wrong += sorted(set(self.search.attribute_aliases.values()) - known)
@@ -202,10 +216,18 @@ def find(name: str | Path) -> Path:
 
 def parse(value: Any, where: str) -> Config:
     """A Config from parsed YAML or JSON; every fault is in the one ConfigError."""
+    return parse_as(Config, value, where)
+
+
+S = TypeVar("S", bound=Strict)
+
+
+def parse_as(kind: type[S], value: Any, where: str) -> S:
+    """``parse`` for another kind of config."""
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: a config is a mapping of keys, not {type(value).__name__}")
     try:
-        return Config.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         faults = []
         for fault in error.errors():
@@ -217,9 +239,14 @@ def parse(value: Any, where: str) -> Config:
 
 def load(name: str | Path) -> Config:
     """Read and check one config by name or path."""
+    return load_as(Config, name)
+
+
+def load_as(kind: type[S], name: str | Path) -> S:
+    """``load`` for another kind of config."""
     path = find(name)
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), _OnceOnly)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    return parse(value, str(path))
+    return parse_as(kind, value, str(path))

@@ -5,8 +5,8 @@ The network (and torch) is loaded at the first photo: queries by gallery id run 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,16 @@ from index.table import PREDICTED
 from retrieval import query as q
 from retrieval import ranking
 from retrieval.config import LOOK
+from retrieval.explain.shares import shares
 from retrieval.models import memory
+from retrieval.photos import Source, source_of
 from retrieval.query import Edit, Names, Request
 from retrieval.results import Hit, Prepared, Result
 
 if TYPE_CHECKING:
     from retrieval.models.checkpoint import Model
     from retrieval.models.encode import Encoded
+    from retrieval.outfits.text import Words
 
 __all__ = ["Engine", "Hit", "Prepared", "Result"]
 
@@ -58,6 +61,7 @@ class Engine:
         self.edited = float(manifest.aliases.get("edited", 1.0))
         self.keep = float(manifest.aliases.get("keep", 1.0))
         self._model_path = Path(model) if model is not None else None
+        self.outfits: str | Path | None = None  # the model that reads texts, where it is not the shipped one
 
     @classmethod
     def open(
@@ -94,10 +98,20 @@ class Engine:
             )
         return model
 
+    @cached_property
+    def words(self) -> Words:
+        """The text encoder of the gallery's image model; MismatchError when it belongs to another."""
+        from retrieval.outfits import model
+
+        found = model.read(self.outfits)
+        found.check(self.gallery.manifest.model.get("fingerprint", ""), str(self.gallery.path))
+        return found.words
+
     def query(
         self,
         photo: str | Path | bytes | Any | None = None,
         *,
+        text: str | None = None,
         like: str | None = None,
         set: Mapping[str, str] | None = None,
         old: Mapping[str, str] | None = None,
@@ -110,25 +124,32 @@ class Engine:
         topk: int | None = 10,
         offset: int = 0,
         recall: float | None = None,
+        explain: bool = False,
     ) -> Result:
-        """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited.
+        """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited; by ``text``; by both.
 
         set: attribute -> new value; old: attribute -> the value it replaces (default: the row's label, else the
         prediction); weight: block -> factor on its default weight (0 drops it); drop: blocks of weight 0; where:
         conditions such as "price < 50 and gender = Women"; exclude: ids not wanted; one_per: a column, of whose values
         each has one hit at most; min_score: the least score of a hit; topk: answers wanted, None for all that reach
         min_score; offset: the ranks before the first answer, 10 for the second page of 10; recall: least recall@topk
-        (default 0.95). Names and values may be aliases. ``like`` never returns its own row.
+        (default 0.95); explain: each hit says what every block adds to its score (``Hit.shares``). Names and values may
+        be aliases. ``like`` never returns its own row.
 
         Raises UnknownNameError (nearest names offered), PhotoError, InputError, MismatchError.
         """
         request = Request(
-            _source(photo), like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score
+            source_of(photo), like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score, text
         )
-        return self.query_many([request], topk, recall, offset)[0]
+        return self.query_many([request], topk, recall, offset, explain)[0]
 
     def query_many(
-        self, requests: Sequence[Request], topk: int | None = 10, recall: float | None = None, offset: int = 0
+        self,
+        requests: Sequence[Request],
+        topk: int | None = 10,
+        recall: float | None = None,
+        offset: int = 0,
+        explain: bool = False,
     ) -> list[Result]:
         """``query`` for many requests at once: embedded, searched and joined in batches. The first fault raises."""
         results: list[Result] = []
@@ -137,11 +158,21 @@ class Engine:
             found = self.search(prepared, topk, recall, offset=offset)
             for i, (rows, scores) in enumerate(found):
                 hits = self._join(rows, ranking.shown(scores, prepared, i), offset)
+                if explain:
+                    hits = self._explained(hits, rows, prepared, i)
                 asked = prepared.vectors[i : i + 1]
                 promised = self._searched.expected_recall(recall, offset + (topk or max(len(rows), 1)), asked)
                 edits, weights = prepared.edits[i], prepared.weights[i]
-                results.append(Result(hits, edits, weights, promised, prepared.reference[i]))
+                vector = prepared.vectors[i] if explain else None
+                results.append(Result(hits, edits, weights, promised, prepared.reference[i], vector))
         return results
+
+    def _explained(
+        self, hits: tuple[Hit, ...], rows: npt.NDArray[np.int64], prepared: Prepared, i: int
+    ) -> tuple[Hit, ...]:
+        spans = {name: self.layout.slice(name) for name in self.layout.names}
+        why = shares(prepared.vectors[i], self.gallery.vectors(rows), spans, float(prepared.total[i]))
+        return tuple(replace(hit, shares=each) for hit, each in zip(hits, why, strict=True))
 
     def promised(self, topk: int, recall: float | None = None) -> float:
         """The measured recall@topk of the setting that a query at the default weights uses."""
@@ -161,7 +192,7 @@ class Engine:
 
     def rank(
         self,
-        likes: Sequence[int],
+        likes: Sequence[int | Source],
         sets: Sequence[Mapping[str, str]],
         wheres: Sequence[str],
         topk: int,
@@ -170,12 +201,15 @@ class Engine:
     ) -> list[npt.NDArray[np.int64]]:
         """Evaluation's way in: gallery rows for queries by gallery rows, each with its edits and its filter ("": none).
 
-        The same preparation and search as ``query``, but a reference may answer itself, as the published protocol says.
+        A query may be a photo instead (a file, its bytes, or a call that fetches them). The same preparation and search
+        as ``query``, but a reference may answer itself, as the published protocol says.
         """
         ids = self.gallery.columns(["id"])["id"]
         requests = [
-            Request(like=ids[int(row)].as_py(), set=edit, where=(where,) if where else (), keep_reference=True)
-            for row, edit, where in zip(likes, sets, wheres, strict=True)
+            Request(photo=like, set=edit, where=(where,) if where else ())
+            if isinstance(like, Path | bytes) or callable(like)
+            else Request(like=ids[int(like)].as_py(), set=edit, where=(where,) if where else (), keep_reference=True)
+            for like, edit, where in zip(likes, sets, wheres, strict=True)
         ]
         return [rows for rows, _ in self.search(self.prepare(requests), topk, recall, exact)]
 
@@ -192,8 +226,10 @@ class Engine:
         reference: list[dict[str, str | None]] = [{} for _ in requests]
         rows, skip = [], []
         for i, request in enumerate(requests):
-            if (request.photo is None) == (request.like is None):
-                raise InputError("a query takes either a photo or the id of a gallery row (like), not both or none")
+            if (request.photo is None) == (request.like is None) and (request.like or request.text is None):
+                raise InputError("a query takes either a photo or the id of a gallery row (like), not both, or a text")
+            if request.set and request.photo is None and request.like is None:
+                raise InputError("an edit changes a photo or a gallery row, and there is none: say it in the text")
             if request.like is not None:
                 rows.append((i, self._row(request.like)))
             own = [rows[-1][1]] if request.like is not None and not request.keep_reference else []
@@ -219,8 +255,15 @@ class Engine:
             key = _texts(request.where)
             if key not in filters:
                 filters[key] = q.filter_rows(self.gallery, self.names, key, self._columns)
+        vectors = q.vectors(raw, self.layout, factors)
+        for i, request in enumerate(requests):
+            if request.text is not None:
+                said, default = self.words.encode([request.text])[0], np.array([*self.weights({}).values()], np.float32)
+                alone = request.photo is None and request.like is None
+                vectors[i], factors[i] = q.with_text(vectors[i], factors[i], said, default, self.layout, alone)
+                weights[i] = dict(zip(self.layout.names, factors[i].round(4).tolist(), strict=True))
         return Prepared(
-            vectors=q.vectors(raw, self.layout, factors),
+            vectors=vectors,
             total=factors.sum(axis=1),
             allowed=[filters[_texts(request.where)] for request in requests],
             skip=skip,
@@ -380,14 +423,3 @@ def _least(score: float | None) -> float:
 
 def _texts(where: str | Sequence[str]) -> tuple[str, ...]:
     return (where,) if isinstance(where, str) else tuple(where)
-
-
-def _source(photo: Any) -> Any:
-    """A path, bytes, PIL image or None -> what ``photos.decode`` takes (an image is encoded without loss)."""
-    if photo is None or isinstance(photo, bytes):
-        return photo
-    if isinstance(photo, str | Path):
-        return Path(photo)
-    content = io.BytesIO()
-    photo.save(content, "PNG")
-    return content.getvalue()

@@ -79,6 +79,17 @@ def load(source: Source, size: int, limits: Limits = LIMITS) -> Loaded:
     return Loaded(letterbox(decoded.image, size, decoded.box), decoded.width, decoded.height)
 
 
+def source_of(photo: Any) -> Any:
+    """A path, bytes, PIL image or None -> what ``decode`` takes (an image is encoded without loss)."""
+    if photo is None or isinstance(photo, bytes):
+        return photo
+    if isinstance(photo, str | Path):
+        return Path(photo)
+    content = BytesIO()
+    photo.save(content, "PNG")
+    return content.getvalue()
+
+
 def letterbox(image: Image.Image | Pixels, size: int, box: Box | None = None) -> Pixels:
     """Long side to ``size`` (antialiased bilinear), aspect ratio kept, centred, zeros around.
 

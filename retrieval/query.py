@@ -27,7 +27,8 @@ Array = npt.NDArray[np.float32]
 class Request:
     """One query as a user states it; names and values may be aliases.
 
-    Exactly one of ``photo`` (a file, its bytes, or a call that fetches them) and ``like`` (a gallery id). ``old`` names
+    Exactly one of ``photo`` (a file, its bytes, or a call that fetches them) and ``like`` (a gallery id), or ``text``,
+    which may also stand beside either: what is wanted in words. ``old`` names
     the value an edit replaces where the photo's own label or prediction should not be trusted. ``one_per``: a column,
     of whose values each has one hit at most (a blank counts as a value of its own).
     """
@@ -42,6 +43,7 @@ class Request:
     exclude: Sequence[str] = ()  # ids that must not be answers
     one_per: str | None = None
     min_score: float | None = None
+    text: str | None = None
     keep_reference: bool = False  # ``like``: may the row itself be an answer? (the published protocol says yes)
 
 
@@ -184,6 +186,25 @@ def vectors(raw: Mapping[str, Array], layout: Layout, weights: Array) -> Array:
         length = np.linalg.norm(values, axis=1, keepdims=True)
         out[:, block.start : block.stop] = values / np.maximum(length, 1e-12) * weights[:, i : i + 1]
     return out
+
+
+def with_text(
+    vector: Array, factors: Array, text: Array, defaults: Array, layout: Layout, alone: bool
+) -> tuple[Array, Array]:
+    """A text's vector (D,), in which a block's length says how much it asks of it, added to a photo's (D,).
+
+    factors, defaults: (B,) the request's block weights and the gallery's. The text's weights are its blocks' lengths,
+    scaled so that they sum to what the defaults do, times whatever the request made of each default: so photo and text
+    have an equal voice. ``alone``: there is no photo. Returns the query vector and the weights of all of it.
+    """
+    lengths = np.array([np.linalg.norm(text[block.start : block.stop]) for block in layout.blocks], np.float32)
+    asked = np.where(defaults > 0, factors / np.maximum(defaults, 1e-12), 1.0)
+    own = lengths / max(float(lengths.sum()), 1e-12) * defaults.sum() * asked
+    out = np.zeros_like(vector) if alone else vector.copy()
+    for i, block in enumerate(layout.blocks):
+        at = slice(block.start, block.stop)
+        out[at] += text[at] / max(float(lengths[i]), 1e-12) * own[i]
+    return out.astype(np.float32), (own if alone else own + factors).astype(np.float32)
 
 
 def filter_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ class Hit:
     """One answer. ``score`` is the weighted mean cosine over blocks, -1 to 1; 1 is the same photo unedited.
 
     ``attributes``: label where the gallery has one, else the prediction; all label columns beside them. ``predicted``
-    names those that are predictions.
+    names those that are predictions. ``shares``, where the query asked for it: what each block adds to the score, by
+    block; they add up to it, but for rounding in float32 (1e-6).
     """
 
     rank: int
@@ -25,6 +26,14 @@ class Hit:
     path: str | None
     attributes: dict[str, str | None]
     predicted: tuple[str, ...] = ()
+    shares: dict[str, float] | None = None
+
+    def why(self, most: int | None = None) -> str:
+        """The shares in words, largest first: "look 0.412 + color 0.301 + ..."; those after ``most`` as one."""
+        named = sorted(((n, share) for n, share in (self.shares or {}).items() if share), key=lambda each: -each[1])
+        if most is not None and len(named) > most + 1:
+            named[most:] = [("the rest", sum(share for _, share in named[most:]))]
+        return " + ".join(f"{name} {share:.3f}" for name, share in named)
 
     def shown(self) -> dict[str, str]:
         """The attributes that are not blank, in words for people: a prediction has "~" before it."""
@@ -38,7 +47,8 @@ class Result:
     """Answers to one query, best first, with the edits and weights as they were understood.
 
     Ranks count on from page to page. ``recall``: the recall@k measured at build time for the setting that searched
-    (1.0: exact). ``reference``: what the query photo is, by attribute: its label, else the prediction.
+    (1.0: exact). ``reference``: what the query photo is, by attribute: its label, else the prediction. ``vector``: what
+    was asked, (D,) float32, edited and weighted, where the shares were asked for.
     """
 
     hits: tuple[Hit, ...]
@@ -46,6 +56,7 @@ class Result:
     weights: dict[str, float]
     recall: float
     reference: dict[str, str | None]
+    vector: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         first = self.hits[0].rank if self.hits else 1
@@ -56,8 +67,13 @@ class Result:
             raise ValueError("scores rise with the rank")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as ``fsearch query --json`` prints them."""
-        return asdict(self)
+        """Plain JSON values, as ``fsearch query --json`` prints them; ``shares`` where they were asked for."""
+        value = asdict(replace(self, vector=None))
+        del value["vector"]
+        for hit in value["hits"]:
+            if hit["shares"] is None:
+                del hit["shares"]
+        return value
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from cli import main
 from index.gallery import Gallery
 from retrieval.models import checkpoint
 
-COMMANDS = ("build-index", "add", "remove", "compact", "query", "bench", "duplicates", "info", "verify", "train")
-COMMANDS += ("generate",)
+COMMANDS = ("build-index", "add", "remove", "compact", "query", "explain", "bench", "duplicates", "outfit", "info")
+COMMANDS += ("verify", "train", "train-outfits", "generate", "data")
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
@@ -86,14 +86,24 @@ def test_the_examples_run_one_after_another(
     Path("queries.csv").write_text("id,set\ns00001-0,color=gray\n", encoding="utf-8")
     monkeypatch.setenv("FSEARCH_GALLERY", "shop.gallery")
     shutil.copytree(garment_photos / "photos", "new-photos")
-    for name in ("build-index", "add", "remove", "compact", "query", "bench", "duplicates", "info", "verify"):
+    for name in COMMANDS[: COMMANDS.index("train")]:
         for words in examples(name):
             more = ["--model", str(tiny_model)] if name == "build-index" else []
+            if name == "outfit" or "--text" in words:
+                continue  # these need titles and a model of outfits: tests/retrieval/outfits
             words = [word.replace("gender=Women", "domain=shop") for word in words]
             result = run(*words[1:], *more)
             assert result.exit_code == 0, (words, result.output)
             assert result.stderr == ""
-    for made in ("sheet.html", "results.parquet", "bench.json", "bench.html", "duplicates.csv", "duplicates.html"):
+    for made in (
+        "sheet.html",
+        "results.parquet",
+        "bench.json",
+        "bench.html",
+        "duplicates.csv",
+        "duplicates.html",
+        "why.png",
+    ):
         assert Path(made).stat().st_size > 0
     assert run("generate", "garments", "--photos", 3).stdout == "3 photos and labels.csv in garments\n"
 
@@ -128,6 +138,38 @@ def test_all_the_options_reach_the_engine(shop: Path, engine: Any, garment_photo
     )  # fmt: skip
     assert json.loads(result.stdout) == json.loads(json.dumps(expected.to_json()))
     assert [hit.rank for hit in expected.hits] == [5, 6, 7, 8]
+
+
+def test_a_query_says_why(shop: Path, engine: Any, tmp_path: Path) -> None:
+    words = ("query", "--like", "s00001-0", "--set", "color=gray", "-k", 3, "--gallery", shop, "--explain")
+    result = run(*words, "--save", tmp_path / "why.html")
+    assert result.exit_code == 0
+    hits = engine.query(like="s00001-0", set={"color": "gray"}, topk=3, explain=True).hits
+    lines = result.stdout.splitlines()
+    for hit, line, why in zip(hits, lines[1:7:2], lines[2:7:2], strict=True):
+        assert line.split()[1] == hit.id
+        shares = [float(part.rsplit(" ", 1)[1]) for part in why.strip().removeprefix("= ").split(" + ")]
+        assert sum(shares) == pytest.approx(hit.score, abs=0.003)  # five numbers of three digits
+    assert (tmp_path / "why.html").read_text("utf-8").count("why: color") == 1
+    told = json.loads(run(*words, "--json").stdout)
+    assert [hit["shares"] for hit in told["hits"]] == [hit.shares for hit in hits]
+
+
+def test_explain(shop: Path, tiny_model: Path, garment_photos: Path, tmp_path: Path) -> None:
+    photo, other = (garment_photos / "photos" / f"s0000{i}-0.jpg" for i in (1, 2))
+    result = run("explain", photo, other, "-a", "Sleeves", "-g", shop)
+    assert result.exit_code == 0, result.output
+    assert [line.partition(": ")[0] for line in result.stdout.splitlines()] == [str(photo), str(other)]
+    assert re.search(r": sleeve [a-z-]+ [01]\.\d\d \([a-z-]+ 0\.\d\d, .*\); (box x|no place)", result.stdout)
+    by_model = run("explain", photo, other, "-a", "sleeve", "--model", tiny_model, "-g", tmp_path / "none")
+    assert by_model.stdout == result.stdout
+    words = ("explain", photo, "-a", "colour", "--value", "GREY", "-g", shop, "--json")
+    told = run(*words, "--save", tmp_path / "a.html")
+    (each,) = json.loads(told.stdout)
+    assert told.stderr == f"saved {tmp_path / 'a.html'}\n"
+    assert each["photo"] == str(photo)
+    assert (each["attribute"], each["value"], each["method"]) == ("color", "gray", "layer-cam")
+    assert json.loads(run(*words, "--method", "grad-cam").stdout)[0]["heat"] != each["heat"]
 
 
 def test_json_is_alone_on_stdout(shop: Path, tmp_path: Path) -> None:
@@ -254,6 +296,17 @@ def test_queries_that_cannot_be_asked(shop: Path, tmp_path: Path, garment_photos
     assert list(tmp_path.iterdir()) == []
 
 
+def test_explanations_that_cannot_be_given(shop: Path, tmp_path: Path, garment_photos: Path) -> None:
+    photo = garment_photos / "photos" / "s00001-0.jpg"
+    assert "unknown attribute 'slave'; nearest: sleeve" in refused("explain", photo, "-a", "slave", "-g", shop)
+    assert "unknown value of color" in refused("explain", photo, "-a", "color", "--value", "grye", "-g", shop)
+    assert "no such file" in refused("explain", tmp_path / "none.jpg", "-a", "color", "-g", shop)
+    assert "no model 'none'" in refused("explain", photo, "-a", "color", "--model", "none")
+    assert "no gallery here" in refused("explain", photo, "-a", "color", "-g", tmp_path / "none")
+    assert "can be saved as .html or .png" in refused("explain", photo, "-a", "color", "-g", shop, "--save", "a.pdf")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_gallery_of_another_model_names_both(
     shop: Path, tiny_model: Path, other_model: Path, garment_photos: Path
 ) -> None:
@@ -305,7 +358,7 @@ def test_a_bench_without_labels(garment_photos: Path, tiny_model: Path, tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["query"], "give one of PHOTO, --like ID and --batch FILE"),
+        (["query"], "give one of PHOTO, --like ID, --text WORDS and --batch FILE"),
         (["query", "a.jpg", "--like", "b"], "give one of"),
         (["query", "--batch", "q.csv"], "--batch FILE and --out FILE go together"),
         (["query", "a.jpg", "--out", "r.csv"], "--batch FILE and --out FILE go together"),
@@ -318,6 +371,9 @@ def test_a_bench_without_labels(garment_photos: Path, tiny_model: Path, tmp_path
         (["build-index"], "give PHOTOS, or --reindex"),
         (["build-index", "photos", "--reindex"], "give PHOTOS, or --reindex"),
         (["build-index", "photos", "--recipe", "hnsw"], "'hnsw' is not one of"),
+        (["query", "--batch", "q.csv", "--out", "r.csv", "--explain"], "from the file's columns"),
+        (["explain", "a.jpg"], "Missing option '--attribute'"),
+        (["explain", "-a", "sleeve"], "Missing argument 'PHOTO...'"),
         (["bench", "--save", "bench.png"], "ends in .html"),
         (["serch"], "No such command"),
         (["add"], "Missing argument 'PHOTOS'"),

@@ -65,7 +65,11 @@ def test_commands_in_the_pages_exist_and_parse(page: str) -> None:
         if any(word in ("-h", "--help", "...") for word in words):
             continue
         try:
-            main.commands[words[0]].make_context(words[0], words[1:])
+            command, rest = main.commands[words[0]], words[1:]
+            if isinstance(command, click.Group):
+                assert rest[0] in command.commands, f"{page}: fsearch {' '.join(words[:2])}"
+                command, rest = command.commands[rest[0]], rest[1:]
+            command.make_context(words[0], rest)
         except click.UsageError as error:
             pytest.fail(f"{page}: fsearch {' '.join(words)}: {error.format_message()}")
 
@@ -78,7 +82,9 @@ def test_the_readme_names_every_command(readme: str) -> None:
 @pytest.mark.parametrize("page", [path.name for path in documents()])
 def test_options_named_in_the_pages_exist(page: str) -> None:
     path = next(each for each in documents() if each.name == page)
-    known = {option for command in main.commands.values() for each in command.params for option in each.opts}
+    groups = [each for each in main.commands.values() if isinstance(each, click.Group)]
+    every = [*main.commands.values(), *(each for group in groups for each in group.commands.values())]
+    known = {option for command in every for each in command.params for option in each.opts}
     known |= {"--help", "--version"}
     prose = re.sub(r"^(?!.*fsearch).*(?:pip|make|git|pytest|ruff|python) .*$", "", path.read_text("utf-8"), flags=re.M)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
@@ -157,7 +163,7 @@ def test_a_config_says_how_to_run_it(config: str) -> None:
     text = (ROOT / "configs" / config).read_text(encoding="utf-8")
     header = "\n".join(line for line in text.split("\nname:")[0].splitlines() if line.startswith("#"))
     assert "Command:" in header, f"configs/{config}: its header names no command"
-    assert f"fsearch train {Path(config).stem}" in header
+    assert re.search(rf"fsearch train(-outfits)? {Path(config).stem}\b", header)
     for line in re.findall(r"fsearch [^\n&]+", header):
         words = shlex.split(line)
         assert words[1] in main.commands

@@ -35,7 +35,7 @@ class Drawn(NamedTuple):
     parts: dict[str, tuple[Box, ...]]
 
 
-class _Pose(NamedTuple):
+class Pose(NamedTuple):
     """Garment units -> pixels: turned, sheared, scaled, shifted, seen slightly from below or above, and rumpled."""
 
     matrix: NDArray[np.float64]  # (2, 2), of row vectors
@@ -52,13 +52,28 @@ class _Pose(NamedTuple):
         return moved @ self.matrix + self.shift
 
 
+class Scene(NamedTuple):
+    """A photo with all that it was drawn from: layers in pixels, back to front, and the pose that put them there."""
+
+    image: Image.Image
+    stack: list[Layer]
+    bounds: list[tuple[Points, Points]]  # the lowest and the highest x, y of each layer
+    pose: Pose
+
+
 def draw(garment: Garment, rng: np.random.Generator, domain: str = "shop", size: tuple[int, int] = SIZE) -> Image.Image:
     """One photo (RGB, ``size`` = width, height) of ``garment``; all that varies between photos comes from ``rng``."""
-    return draw_parts(garment, rng, domain, size).image
+    return draw_scene(garment, rng, domain, size).image
 
 
 def draw_parts(garment: Garment, rng: np.random.Generator, domain: str = "shop", size: tuple[int, int] = SIZE) -> Drawn:
     """The same photo as ``draw`` from the same ``rng``, with the true boxes of its parts."""
+    drawn = draw_scene(garment, rng, domain, size)
+    return Drawn(drawn.image, _boxes(drawn.stack, drawn.bounds, size))
+
+
+def draw_scene(garment: Garment, rng: np.random.Generator, domain: str = "shop", size: tuple[int, int] = SIZE) -> Scene:
+    """The same photo as ``draw`` from the same ``rng``, with its layers."""
     if domain not in DOMAINS:
         raise ValueError(f"domain is {domain!r}, not one of {', '.join(DOMAINS)}")
     phone = domain == "phone"
@@ -78,15 +93,15 @@ def draw_parts(garment: Garment, rng: np.random.Generator, domain: str = "shop",
     for layer, (low, high) in zip(stack, bounds, strict=True):
         _paint(canvas, garment, layer, _box(low, high, size), pose, toward, strength, rng)
 
-    parts = _boxes(stack, bounds, size)
     if not phone:
-        return Drawn(scene.shop_camera(canvas, rng), parts)
-    return Drawn(scene.phone_camera(canvas, parts["garment"][0], rng), parts)
+        return Scene(scene.shop_camera(canvas, rng), stack, bounds, pose)
+    whole = _boxes(stack, bounds, size)["garment"][0]
+    return Scene(scene.phone_camera(canvas, whole, rng), stack, bounds, pose)
 
 
 def _arrange(
     stack: list[Layer], rng: np.random.Generator, phone: bool, size: tuple[int, int]
-) -> tuple[list[Layer], list[tuple[Points, Points]], _Pose]:
+) -> tuple[list[Layer], list[tuple[Points, Points]], Pose]:
     """Turns the garment a little and fits it into the frame: the layers with their lines in pixels, the lowest and the
     highest x, y of each layer, and the pose. All points at once: numpy's calls cost more than its arithmetic here.
     """
@@ -97,7 +112,7 @@ def _arrange(
     matrix = np.array([[stretch, 0.0], [shear, 1.0]]) @ np.array([[c, s], [-s, c]])
     amplitude = rng.uniform(0, 0.05 if phone else 0.03, 2)
     rumple = np.concatenate([amplitude, rng.uniform(0, 2 * np.pi, 2)])
-    pose = _Pose(matrix, np.zeros(2), rng.normal(0, 0.03) if phone else rng.normal(0, 0.008), rumple)
+    pose = Pose(matrix, np.zeros(2), rng.normal(0, 0.03) if phone else rng.normal(0, 0.008), rumple)
 
     lines = [outline for layer in stack for outline in layer.outlines]
     drawn = len(lines)
@@ -169,7 +184,7 @@ def _paint(
     garment: Garment,
     layer: Layer,
     box: Box,
-    pose: _Pose,
+    pose: Pose,
     toward: float,
     strength: float,
     rng: np.random.Generator,
@@ -224,7 +239,7 @@ def _base(garment: Garment, layer: Layer) -> NDArray[np.float32]:
 def _cloth(
     garment: Garment,
     layer: Layer,
-    pose: _Pose,
+    pose: Pose,
     frame: tuple[int, int, int, int],
     scale: float,
     toward: float,

@@ -6,83 +6,28 @@ no photo is opened to make it. Every column is read as text (an id such as 0012 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import posixpath
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from index.errors import InputError
-from retrieval.datasets.records import Missing, Photo, RowBytes
+from retrieval.datasets import benchmarks
+from retrieval.datasets.records import Missing
+from retrieval.datasets.scan import SUFFIXES, scan
+from retrieval.datasets.source import PhotoSource
 from retrieval.datasets.tables import names, parquet, read_table, strings, unique
-from retrieval.photos import Source
 
-# HEIC is listed though Pillow cannot decode it: a photo must be counted and rejected, not passed over in silence
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-)
 NO_PHOTO = "labelled, but no photo"
-
-
-@dataclass(frozen=True)
-class PhotoSource:
-    """A listing of photos, in a stable order: by path for folders, by row for files. Iterate it as often as needed.
-
-    ``rows``: string columns ``id``, ``path``, then the attributes. ``missing``: labels without a photo, folders and
-    names that cannot be read. ``packed``: the Parquet file and column that hold the image bytes, if they are there.
-    """
-
-    root: Path
-    rows: pa.Table
-    missing: tuple[Missing, ...] = ()
-    packed: tuple[Path, str] | None = None
-
-    def __len__(self) -> int:
-        return self.rows.num_rows
-
-    @property
-    def attributes(self) -> tuple[str, ...]:
-        """Names of the attribute columns, in the order of the labels."""
-        return tuple(self.rows.column_names[2:])
-
-    def __iter__(self) -> Iterator[Photo]:
-        return self.photos()
-
-    def photos(self, start: int = 0) -> Iterator[Photo]:
-        """The photos from position ``start`` on; those before it cost nothing."""
-        row = start
-        for batch in self.rows.slice(start).to_batches(max_chunksize=4096):
-            ids, paths, *columns = (column.to_pylist() for column in batch.columns)
-            values = zip(*columns, strict=True) if columns else iter(() for _ in ids)
-            for id_, path, cells in zip(ids, paths, values, strict=True):
-                source: Source = RowBytes(*self.packed, row) if self.packed else self.root / path
-                yield Photo(id_, path, source, dict(zip(self.attributes, cells, strict=True)))
-                row += 1
-
-    def fingerprint(self) -> str:
-        """sha256 over id, path, size, mtime and attributes of every photo (size and mtime of a Parquet of bytes).
-
-        The root is left out: a folder that was moved, or copied with its times, is the same listing.
-        """
-        digest = hashlib.sha256(json.dumps(self.attributes).encode())
-        if self.packed:
-            digest.update(json.dumps([self.packed[0].name, *_size_and_time(self.packed[0])]).encode())
-        for photo in self.photos():
-            of_file = () if self.packed else _size_and_time(self.root / photo.path)
-            line = [photo.id, photo.path, *of_file, *photo.attributes.values()]
-            digest.update(json.dumps(line).encode() + b"\n")
-        return digest.hexdigest()
 
 
 def open_photos(root: Path, labels: Path | None = None) -> PhotoSource:
     """The listing of a folder (``labels``: a CSV or Parquet that describes it), or of a CSV or Parquet file.
 
-    A folder that holds labels.csv and photos/ is read with those labels. Raises InputError, one line, for whatever
+    A folder that holds labels.csv and photos/ is read with those labels, a published data set
+    (``retrieval.datasets.benchmarks``) as it was published. Raises InputError, one line, for whatever
     makes the listing unusable; a single unreadable photo never does.
     """
     root = Path(root)
@@ -91,7 +36,10 @@ def open_photos(root: Path, labels: Path | None = None) -> PhotoSource:
             laid_out = root / "labels.csv"
             if labels is None and laid_out.is_file() and (root / "photos").is_dir():
                 return _labelled_folder(root, "photos", laid_out)
-            return _labelled_folder(root, "", Path(labels)) if labels is not None else _folder(root)
+            if labels is not None:
+                return _labelled_folder(root, "", Path(labels))
+            published = benchmarks.recognised(root)
+            return published.read(root) if published else _folder(root)
         if not root.exists():
             raise InputError(
                 f"{root}: no such folder or file; name a photo folder, or a CSV or Parquet that lists photos"
@@ -109,7 +57,7 @@ def open_photos(root: Path, labels: Path | None = None) -> PhotoSource:
 
 
 def _folder(root: Path) -> PhotoSource:
-    paths, missing = _scan(root, "")
+    paths, missing = scan(root, "")
     if not paths:
         raise _no_photos(root)
     return PhotoSource(root, pa.table({"id": strings(paths), "path": strings(paths)}), tuple(missing))
@@ -127,7 +75,7 @@ def _labelled_folder(root: Path, inside: str, labels: Path) -> PhotoSource:
     label_ids = unique(table, "id" if "id" in table.column_names else "path", labels)
     label_keys = [_key(value, root if by == "path" else None) for value in unique(table, by, labels)]
     row_of = {key: row for row, key in enumerate(unique(pa.table({by: strings(label_keys)}), by, labels))}
-    paths, missing = _scan(root, inside)
+    paths, missing = scan(root, inside)
     if by == "path":  # the labels may name a photo whose suffix says nothing
         listed = {_key(path) for path in paths}
         paths = sorted([*paths, *(key for key in row_of if key not in listed and (root / key).is_file())])
@@ -213,57 +161,8 @@ def _packed_ids(file: Path, packed: str) -> list[str]:
     return [f"{file.name}#{row}" for row in range(rows)]
 
 
-# Scanning
-
-
-def _scan(root: Path, inside: str) -> tuple[list[str], list[Missing]]:
-    """Relative posix paths of all photos under root/inside, sorted. Hidden entries are skipped, links are followed.
-
-    A link to a folder that holds it would never end, so a folder is not entered again from within itself.
-    """
-    paths: list[str] = []
-    missing: list[Missing] = []
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(inside, ())]
-    while waiting:
-        folder, above = waiting.pop()
-        try:
-            status = os.stat(root / folder)
-            here = (status.st_dev, status.st_ino)
-            if here in above:
-                continue
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    path = posixpath.join(folder, entry.name)
-                    if _is_folder(entry):
-                        waiting.append((path, (*above, here)))
-                    elif posixpath.splitext(entry.name)[1].lower() in SUFFIXES:
-                        paths.append(path)
-        except OSError as error:
-            if folder == inside:
-                raise
-            missing.append(Missing("", _printable(folder), f"a folder that cannot be listed ({error.strerror})"))
-    unreadable = [path for path in paths if _printable(path) != path]
-    missing += [Missing("", _printable(path), "its name is not UTF-8; rename it") for path in unreadable]
-    paths = sorted(set(paths) - set(unreadable))
-    return paths, sorted(missing)
-
-
 def _no_photos(folder: Path) -> InputError:
     return InputError(f"{folder}: no photos in it or its subfolders; their names end in {', '.join(sorted(SUFFIXES))}")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _printable(name: str) -> str:
-    """A file name as text that can be written: bytes that are no UTF-8 become \\xNN."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _refuse_shared_ids(ids: list[str], paths: list[str], root: Path) -> None:
@@ -286,12 +185,3 @@ def _key(value: str, root: Path | None = None) -> str:
     if root is not None:
         value = os.path.relpath(value, os.path.abspath(root)) if os.path.isabs(value) else posixpath.normpath(value)
     return unicodedata.normalize("NFC", value)
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes and mtime in ns, or -1 where there is no such file (the listing may name photos that are gone)."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return -1, -1
-    return status.st_size, status.st_mtime_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections import OrderedDict
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.errors import PhotoError
-from retrieval.photos import Source
+from retrieval.photos import Source, decode
 
 
 class Photo(NamedTuple):
@@ -63,6 +64,39 @@ class RowBytes:
         if content is None:
             raise PhotoError(f"row {self.row} holds no image bytes", str(self.file))
         return content
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """The part of a photo inside a box; calling it reads the photo and encodes the part without loss.
+
+    ``box``: left, top, width, height in pixels of the photo, as label columns "x,y,w,h" hold it; what lies outside the
+    photo is left off.
+    """
+
+    file: Path
+    box: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, file: Path, text: str) -> Cropped:
+        """From the text of a label. Raises PhotoError where it is no box."""
+        try:
+            left, top, width, height = map(int, text.split(","))
+        except ValueError:
+            raise PhotoError(f"{text!r} is no box x,y,w,h", str(file)) from None
+        return cls(file, (left, top, width, height))
+
+    def __call__(self) -> bytes:
+        """The part as a PNG. Raises PhotoError, also where the box holds nothing of the photo."""
+        image = decode(self.file).image
+        left, top, width, height = self.box
+        right, bottom = min(left + width, image.width), min(top + height, image.height)
+        left, top = max(left, 0), max(top, 0)
+        if right <= left or bottom <= top:
+            raise PhotoError(f"box {self.box} holds nothing of {image.width} x {image.height} pixels", str(self.file))
+        out = io.BytesIO()
+        image.crop((left, top, right, bottom)).save(out, "PNG")
+        return out.getvalue()
 
 
 @lru_cache(maxsize=8)

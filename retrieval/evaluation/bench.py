@@ -18,6 +18,7 @@ from index.table import PREDICTED
 from retrieval.datasets.splits import held_out
 from retrieval.evaluation import protocols
 from retrieval.evaluation.metrics import pad_rows
+from retrieval.photos import Source
 
 Rows = npt.NDArray[np.int64]
 STYLES = ("style", "variant_group")  # label columns that may hold style ids, best first
@@ -35,9 +36,9 @@ METHODS = {
 
 
 class Query(NamedTuple):
-    """A gallery row, edited, under a filter ("": none)."""
+    """A gallery row (or a photo), edited, under a filter ("": none)."""
 
-    row: int
+    row: int | Source
     edit: Mapping[str, str]
     where: str = ""
 
@@ -49,7 +50,7 @@ class Searcher(Protocol):
 
     def rank(
         self,
-        likes: Sequence[int],
+        likes: Sequence[int | Source],
         sets: Sequence[Mapping[str, str]],
         wheres: Sequence[str],
         topk: int,
@@ -132,7 +133,7 @@ def run(
         asked = every[held_out(groups, labelled.ids, holdout)[every]]
     sizes = [len(values) for values in labelled.values]
     edits = protocols.edit_queries(labelled.codes, asked, every, sizes, queries, seed)
-    jobs = _Jobs(engine, max(ks) + 1, recall, progress)
+    jobs = Jobs(engine, max(ks) + 1, recall, progress)
 
     def ask(row: int, attribute: str, value: str) -> dict[str, Query]:
         edit = {attribute: value}
@@ -194,7 +195,7 @@ def run(
     return {"facts": facts} | report, examples
 
 
-class _Jobs:
+class Jobs:
     """Sends queries through the engine in batches, and remembers how fast each method went."""
 
     def __init__(self, engine: Searcher, k: int, recall: float | None, progress: bool) -> None:
@@ -227,7 +228,8 @@ class _Jobs:
 def _column(gallery: Gallery, name: str | None, usual: Sequence[str]) -> list[str | None] | None:
     """A label column by name, else the first usual one that the gallery has, else None."""
     if name is None:
-        name = next((each for each in usual if each in gallery.manifest.labels), None)
+        held = gallery.manifest  # a model's attribute of such a name (DeepFashion has one, style) holds no ids
+        name = next((each for each in usual if each in held.labels and each not in held.attributes), None)
     return None if name is None else gallery.columns([name])[name].to_pylist()
 
 

@@ -73,6 +73,28 @@ def hit_at_k(relevant: Bools, k: int) -> Bools:
     return hit
 
 
+def right_at(rows: Ints, truth: Ints, start: Ints) -> Bools:
+    """(Q, K) results -> (Q, K): is each one of the right answers of its query, truth[start[q]:start[q + 1]]?"""
+    size = int(max(rows.max(initial=0), truth.max(initial=0))) + 1
+    each = np.arange(len(rows)) * size  # rows of each query in a range of their own
+    wanted = np.repeat(each, np.diff(start)) + truth
+    right: Bools = np.isin(rows + each[:, None], wanted) & (rows >= 0)
+    return right
+
+
+def average_precision_at_k(relevant: Bools, right: Ints, k: int) -> Floats:
+    """(Q, K) relevant or not, (Q,) how many right answers there are -> (Q,) average precision of the first k.
+
+    The precisions at the ranks of right answers, summed, over min(right, k): 1 when the list holds as many right
+    answers as it can, all in front. 0 where nothing is right. Manning et al., Introduction to Information Retrieval,
+    2008, 8.4.
+    """
+    first = relevant[:, :k].astype(np.float64)
+    precision = np.cumsum(first, axis=1) / np.arange(1, first.shape[1] + 1)
+    best = np.minimum(right, k).astype(np.float64)
+    return np.divide((precision * first).sum(axis=1), best, out=np.zeros(len(first)), where=best > 0)
+
+
 def matches(labels: Ints, rows: Ints, target: Ints) -> Bools:
     """(N, A), (Q, K), (Q, A) -> (Q, K, A): which attributes of each result equal the target. Padding matches nothing.
 
@@ -162,6 +184,18 @@ def precision_at_1(labels: Ints, reference: Ints, rows: Ints) -> Floats:
     known = labels[reference] >= 0
     asked = known.sum(axis=0).astype(np.float64)
     return np.divide((same & known).sum(axis=0), asked, out=np.full(len(asked), np.nan), where=asked > 0)
+
+
+def told(probability: Floats, target: Ints, threshold: float = 0.6) -> tuple[Bools, Bools]:
+    """What a head dares to say, and whether it is so: two (n, V) masks of probabilities (n, V) and targets (n, V), 1
+    has, 0 lacks, -1 unknown. A value is told where its probability is above ``threshold`` and its target is known.
+
+    Precision is ``right.sum() / said.sum()``; FashionAI takes a threshold of 0.6.
+    """
+    if probability.shape != target.shape:
+        raise ValueError(f"probabilities {probability.shape} and targets {target.shape}: expected one shape")
+    said = (probability > threshold) & (target >= 0)
+    return said, said & (target == 1)
 
 
 def bootstrap_interval(values: Floats, seed: int, draws: int = 1000, level: float = 0.95) -> Floats:

@@ -20,6 +20,7 @@ from retrieval.evaluation.metrics import (
     Bools,
     Floats,
     Ints,
+    average_precision_at_k,
     best_relevance,
     bootstrap_interval,
     check_rows,
@@ -28,11 +29,13 @@ from retrieval.evaluation.metrics import (
     matches,
     ndcg_at_k,
     relevance,
+    right_at,
     same_style_at_k,
 )
 
 Report = dict[str, Any]
 Rule = Literal["published", "strict"]
+ItemMetric = Literal["accuracy", "map"]
 
 
 class EditQueries(NamedTuple):
@@ -57,6 +60,16 @@ class VariantQueries(NamedTuple):
     row: NDArray[np.int64]  # (Q,)
     color: NDArray[np.int64]  # (Q,)
     truth: NDArray[np.int64]  # (T,) rows of the same product in that color, all queries after one another
+    start: NDArray[np.int64]  # (Q + 1,)
+    seed: int
+
+
+class ItemQueries(NamedTuple):
+    """The item in photo ``row``: right are truth[start[q]:start[q + 1]], rows of ``gallery``, all that is searched."""
+
+    row: NDArray[np.int64]  # (Q,)
+    gallery: NDArray[np.int64]  # (G,)
+    truth: NDArray[np.int64]  # (T,) all queries after one another
     start: NDArray[np.int64]  # (Q + 1,)
     seed: int
 
@@ -223,8 +236,7 @@ def variant_queries(
     other = np.flatnonzero(color != colors[asked[query]])
     kept = other[thin(np.zeros(len(other), dtype=np.int64), at_most, seed)]
     line, where = _expand(np.searchsorted(key, pair[position[kept]]), np.searchsorted(key, pair[position[kept]] + 1))
-    start = np.concatenate([[0], np.cumsum(np.bincount(line, minlength=len(kept)))])
-    return VariantQueries(asked[query[kept]], color[kept], filed[where], start.astype(np.int64), seed)
+    return VariantQueries(asked[query[kept]], color[kept], filed[where], _starts(line, len(kept)), seed)
 
 
 def variant_values(queries: VariantQueries, rows: Ints, ks: Sequence[int]) -> dict[str, Floats]:
@@ -232,10 +244,7 @@ def variant_values(queries: VariantQueries, rows: Ints, ks: Sequence[int]) -> di
     rows = np.asarray(rows)
     size = int(max(rows.max(initial=0), queries.truth.max(initial=0))) + 1
     _check(rows, queries.row, size, max(ks) + 1)
-    found = drop_reference(rows, queries.row)
-    each = np.arange(len(found)) * size
-    truth = np.repeat(each, np.diff(queries.start)) + queries.truth
-    relevant = np.isin(found + each[:, None], truth) & (found >= 0)
+    relevant = right_at(drop_reference(rows, queries.row), queries.truth, queries.start)
     return {f"variant_hit@{k}": hit_at_k(relevant, k).astype(np.float64) for k in ks}
 
 
@@ -245,6 +254,62 @@ def score_variants(queries: VariantQueries, rows: Ints, ks: Sequence[int]) -> Re
         raise InputError("variant retrieval: no product has photos in two colors; give a variant_group column")
     facts = {"reference": "removed", "right_answers_per_query": len(queries.truth) / len(queries.row)}
     return _report("variant", ks, queries.seed, variant_values(queries, rows, ks), {}, facts)
+
+
+def item_queries(
+    items: Iterable[object], asked: Ints, gallery: Ints, at_most: int | None = None, seed: int = 0
+) -> ItemQueries:
+    """Photos asked against a partition of their own: right is every photo of ``gallery`` with the query's item id.
+
+    items: (N,) item ids, blank = none. A photo asked is a query even if the gallery has nothing for it, as the
+    published partitions count them; one without an item id is not.
+    """
+    code = group_codes(items)
+    asked, gallery = (np.asarray(rows, dtype=np.int64) for rows in (asked, gallery))
+    able = asked[code[asked] >= 0]
+    able = able[thin(np.zeros(len(able), dtype=np.int64), at_most, seed)]
+    filed = gallery[np.argsort(code[gallery], kind="stable")]
+    key = code[filed]
+    line, where = _expand(np.searchsorted(key, code[able]), np.searchsorted(key, code[able] + 1))
+    return ItemQueries(able, gallery, filed[where], _starts(line, len(able)), seed)
+
+
+def listed_queries(
+    answers: Sequence[Sequence[int]], asked: Ints, gallery: Ints, at_most: int | None = None, seed: int = 0
+) -> ItemQueries:
+    """Queries whose right answers are listed: answers[i] holds gallery rows for asked[i]. None listed: not asked."""
+    able = np.array([place for place, rows in enumerate(answers) if len(rows)], np.int64)
+    able = able[thin(np.zeros(len(able), dtype=np.int64), at_most, seed)]
+    truth = np.array([row for place in able for row in answers[place]], np.int64)
+    line = np.repeat(np.arange(len(able)), [len(answers[place]) for place in able])
+    rows = np.asarray(asked, np.int64)[able]
+    return ItemQueries(rows, np.asarray(gallery, np.int64), truth, _starts(line, len(able)), seed)
+
+
+def item_values(queries: ItemQueries, rows: Ints, ks: Sequence[int], metric: ItemMetric) -> dict[str, Floats]:
+    """One number a query at each k: "accuracy" (top-k accuracy: a right answer among the k best, which is not recall)
+    or "map" (average precision of the k best). rows: (Q, K >= k), of the gallery alone."""
+    rows = np.asarray(rows)
+    _check(rows, queries.row, int(max(rows.max(initial=0), queries.gallery.max(initial=0))) + 1, max(ks))
+    if not np.isin(rows[rows >= 0], queries.gallery).all():
+        raise ValueError("results hold photos that are not in the gallery")
+    right = right_at(rows, queries.truth, queries.start)
+    if metric == "map":
+        return {f"map@{k}": average_precision_at_k(right, np.diff(queries.start), k) for k in ks}
+    return {f"accuracy@{k}": hit_at_k(right, k).astype(np.float64) for k in ks}
+
+
+def score_items(queries: ItemQueries, rows: Ints, ks: Sequence[int], metric: ItemMetric, protocol: str) -> Report:
+    """The report of item retrieval by one metric (see ``item_values``)."""
+    if not len(queries.row):
+        raise InputError(f"{protocol}: no photo to ask; index the data set's own folder, queries included")
+    answers = np.diff(queries.start)
+    facts = {
+        "gallery": len(queries.gallery),
+        "queries_without_answer": int((answers == 0).sum()),
+        "right_answers_per_query": float(answers.mean()),
+    }
+    return _report(protocol, ks, queries.seed, item_values(queries, rows, ks, metric), {}, facts)
 
 
 def group_codes(ids: Iterable[object]) -> NDArray[np.int64]:
@@ -267,6 +332,11 @@ def _expand(start: Ints, stop: Ints) -> tuple[NDArray[np.int64], NDArray[np.int6
     which = np.repeat(np.arange(len(length)), length)
     before = np.cumsum(length) - length
     return which, np.arange(len(which)) - np.repeat(before - start, length)
+
+
+def _starts(line: Ints, queries: int) -> NDArray[np.int64]:
+    """(T,) which query each right answer is for, ascending -> (Q + 1,) where each query's begin."""
+    return np.concatenate([[0], np.cumsum(np.bincount(line, minlength=queries))]).astype(np.int64)
 
 
 def _check(rows: Ints, reference: Ints, size: int, needed: int) -> None:

@@ -16,7 +16,7 @@ reference lacks the attribute, and absence counts as a value that must match. So
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,15 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import InputError
+from retrieval.datasets import onehot
+from retrieval.datasets.onehot import Part
 from retrieval.evaluation.metrics import Ints
 from retrieval.evaluation.protocols import EditQueries
-
-
-class Part(NamedTuple):
-    """One part of a split: photo paths relative to the photo root, and their labels (N, A) int32, -1 = missing."""
-
-    photos: list[str]
-    labels: NDArray[np.int32]
 
 
 class Split(NamedTuple):
@@ -47,14 +42,14 @@ class Split(NamedTuple):
 def read_split(folder: str | Path) -> Split:
     """Read a folder of support files. InputError names the file and line that does not fit."""
     root = Path(folder)
-    sizes = _sizes(root / "attr_num.txt")
-    train, test = (_read_part(root, name, sizes) for name in ("train", "test"))
+    sizes = onehot.read_sizes(root / "attr_num.txt")
+    train, test = (onehot.read_part(root, name, sizes) for name in ("train", "test"))
     reference = _references(root / "ref_test.txt", len(test.photos))
     ask, ground = root / "indfull_test.txt", root / "gt_test.txt"
-    target = _codes(ground, sizes)
-    _same_length(ground, len(target), root / "ref_test.txt", len(reference))
+    target = onehot.read_codes(ground, sizes)
+    onehot.same_length(ground, len(target), root / "ref_test.txt", len(reference))
     edits = _edits(ask, sizes)
-    _same_length(ask, len(edits), root / "ref_test.txt", len(reference))
+    onehot.same_length(ask, len(edits), root / "ref_test.txt", len(reference))
     attribute, value = edits.T
     # The target decides what is right; an edit that asks for something else means the files are not of one split.
     differ = np.flatnonzero(target[np.arange(len(target)), attribute] != value)
@@ -86,87 +81,16 @@ def write_split(folder: str | Path, split: Split) -> None:
     _write(root / "gt_test.txt", map(_line, target))
 
 
-def _read_part(root: Path, name: str, sizes: NDArray[np.int64]) -> Part:
-    photos = _lines(root / f"imgs_{name}.txt")
-    labels = _codes(root / f"labels_{name}.txt", sizes)
-    _same_length(root / f"labels_{name}.txt", len(labels), root / f"imgs_{name}.txt", len(photos))
-    return Part(photos, labels)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); a split needs all its support files") from error
-    lines = [line.rstrip("\r") for line in lines]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise InputError(f"{path}, line {number}: is empty; remove it or restore what stood there")
-    return lines
-
-
-def _whole(path: Path, number: int, text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise InputError(f"{path}, line {number}: {text[:40]!r} is not a whole number from {low} to {high}")
-    return value
-
-
-def _sizes(path: Path) -> NDArray[np.int64]:
-    """Accepts the numbers on one line or one a line: both are in use."""
-    sizes = [
-        _whole(path, number, text, 1, 10**6) for number, line in enumerate(_lines(path), 1) for text in line.split()
-    ]
-    if not sizes:
-        raise InputError(f"{path}, line 1: is empty; expected the number of values of each attribute")
-    return np.array(sizes, dtype=np.int64)
-
-
 def _references(path: Path, photos: int) -> NDArray[np.int64]:
-    rows = [_whole(path, number, line.strip(), 0, photos - 1) for number, line in enumerate(_lines(path), 1)]
-    return np.array(rows, dtype=np.int64)
-
-
-def _marks(path: Path, sizes: NDArray[np.int64], allowed: Sequence[str]) -> Iterable[tuple[int, list[tuple[int, str]]]]:
-    """(line number, its columns that are not 0 with their text); checks the width and the numbers of every line."""
-    width = int(sizes.sum())
-    for number, line in enumerate(_lines(path), 1):
-        texts = line.split()
-        if len(texts) != width:
-            raise InputError(f"{path}, line {number}: {len(texts)} numbers, expected {width} (the sum of attr_num.txt)")
-        marks = [(column, text) for column, text in enumerate(texts) if text != "0"]
-        for column, text in marks:
-            if text not in allowed:
-                raise InputError(
-                    f"{path}, line {number}: {text[:40]!r} in column {column + 1}, expected 0 or {allowed}"
-                )
-        yield number, marks
-
-
-def _codes(path: Path, sizes: NDArray[np.int64]) -> NDArray[np.int32]:
-    """One-hot lines -> (N, A) int32 codes, -1 where a block is all 0."""
-    owner, code = _columns(sizes)
-    rows = []
-    for number, marks in _marks(path, sizes, ("1",)):
-        row = [-1] * len(sizes)
-        for column, _ in marks:
-            if row[owner[column]] >= 0:
-                raise InputError(f"{path}, line {number}: attribute {owner[column] + 1} has two values, expected one")
-            row[owner[column]] = code[column]
-        rows.append(row)
-    return np.array(rows, dtype=np.int32).reshape(-1, len(sizes))
+    lines = enumerate(onehot.read_lines(path), 1)
+    return np.array([onehot.whole(path, number, line.strip(), 0, photos - 1) for number, line in lines], dtype=np.int64)
 
 
 def _edits(path: Path, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indicator lines -> (Q, 2) int64: the attribute and the value asked for."""
-    owner, code = _columns(sizes)
+    owner, code = onehot.owners(sizes)
     edits = []
-    for number, marks in _marks(path, sizes, ("1", "-1")):
+    for number, marks in onehot.read_marks(path, sizes, ("1", "-1")):
         added = [column for column, text in marks if text == "1"]
         removed = [owner[column] for column, text in marks if text == "-1"]
         if len(added) != 1 or removed not in ([], [owner[added[0]]]):
@@ -176,13 +100,6 @@ def _edits(path: Path, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
             )
         edits.append((owner[added[0]], code[added[0]]))
     return np.array(edits, dtype=np.int64).reshape(-1, 2)
-
-
-def _columns(sizes: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    """For each of the W columns: its attribute, and its value's code."""
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    code = np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner]
-    return owner.tolist(), code.tolist()
 
 
 def _one_hot(labels: Ints, sizes: NDArray[np.int64]) -> NDArray[np.int8]:
@@ -200,11 +117,3 @@ def _line(numbers: NDArray[np.int8]) -> str:
 def _write(path: Path, lines: Iterable[str]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
-
-
-def _same_length(path: Path, found: int, other: Path, expected: int) -> None:
-    if found != expected:
-        raise InputError(
-            f"{path}, line {min(found, expected) + 1}: {found} lines but {other.name} has {expected}; "
-            "they must pair line by line"
-        )

@@ -60,6 +60,14 @@ class CBAM(nn.Module):
         return (gate.flatten(1)[:, None] @ y.flatten(1, 2))[:, 0] / gate[0].numel(), gate
 
 
+class Mean(nn.Module):
+    """What CBAM is where there is no attention."""
+
+    def pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Global average pool of (n, c, h, w), (n, c), and a gate (n, h, w) that is 1 everywhere."""
+        return x.mean(dim=(2, 3)), torch.ones_like(x[:, 0])
+
+
 class ShallowPool(nn.Module):
     """What an earlier map says of an attribute: its mean under the attribute's spatial gate and its plain mean,
     batch-normalised, then linear. (n, c, h, w) and a gate (n, h', w') of any size -> (n, dim).

@@ -23,11 +23,12 @@ from retrieval.models.network import GarmentNet, block_dims
 FORMAT = 1
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 DEFAULT = "products"  # the model that ships
+LATER = ("detail_stride", "attention")  # keys younger than the format: at their defaults they change no fingerprint
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network ready to embed, with everything a query needs. ``net`` is in eval mode and float32."""
+    """A network ready to embed, with everything a query needs. ``net`` is in eval mode, its weights float32."""
 
     net: GarmentNet
     memory: Memory
@@ -66,6 +67,12 @@ def write(
     }
     atomic_write(path, save(tensors, metadata | {"fsearch.checksum": checksum(metadata)}))
     return mark
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself (AVX-512 BF16 or AMX); others would only imitate it, slowly."""
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def locate(name: str | Path | None) -> Path:
@@ -120,6 +127,7 @@ def read(name: str | Path | None = None) -> Model:
         said = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: weights do not fit the config inside it ({said}): train again") from None
     net.eval().requires_grad_(False)
+    net.quick = has_bfloat16()
     dims = {name: d for name, d in block_dims(config.model).items() if name in vocabulary}
     memory = Memory(vocabulary, dims, np.ascontiguousarray(tensors["memory.matrix"].float().numpy()))
     return Model(net, memory, config, mark, path, facts)
@@ -127,7 +135,8 @@ def read(name: str | Path | None = None) -> Model:
 
 def _fingerprint(tensors: dict[str, torch.Tensor], config: Config, vocabulary: dict[str, list[str]]) -> str:
     digest = hashlib.sha256()
-    parts = {"model": config.model.model_dump(exclude={"pretrained"}), "vocabulary": vocabulary}
+    plain = {name for name in LATER if getattr(config.model, name) == type(config.model).model_fields[name].default}
+    parts = {"model": config.model.model_dump(exclude={"pretrained"} | plain), "vocabulary": vocabulary}
     digest.update(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -17,7 +17,7 @@ from retrieval.datasets.tables import read_table
 from retrieval.engine import Engine, Result
 from retrieval.query import Request
 
-COLUMNS = ("id", "photo", "set", "from", "where", "weight", "drop", "exclude", "one_per", "min_score")
+COLUMNS = ("id", "photo", "set", "from", "where", "weight", "drop", "exclude", "one_per", "min_score", "text")
 SCHEMA = pa.schema(
     [("query", pa.int64()), ("rank", pa.int32()), ("id", pa.string()), ("score", pa.float32()), ("error", pa.string())]
 )
@@ -35,9 +35,10 @@ def run_batch(
 ) -> tuple[int, int]:
     """Answer every query of a CSV or Parquet file; returns how many were answered and how many failed.
 
-    queries: columns ``id`` (a gallery row, which does not answer itself) or ``photo`` (a path, relative to the file),
-    optional ``set`` ("color=gray;sleeve=long"), ``from``, ``where``, ``weight``, ``drop``, ``exclude``, ``one_per``,
-    ``min_score``. out: ``query`` (row number in the file, from 0), ``rank`` (from 1), ``id``, ``score``, ``error``; a
+    queries: columns ``id`` (a gallery row, which does not answer itself), ``photo`` (a path, relative to the file) or
+    ``text``, which may stand beside either; optional ``set`` ("color=gray;sleeve=long"), ``from``, ``where``,
+    ``weight``, ``drop``, ``exclude``, ``one_per``, ``min_score``. out: ``query`` (row number in the file, from 0),
+    ``rank`` (from 1), ``id``, ``score``, ``error``; a
     query that fails has one row with rank 0 and its reason, one that finds nothing has none. Written all or nothing.
 
     Raises InputError for a file that cannot be used as a whole.
@@ -45,8 +46,8 @@ def run_batch(
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise InputError(f"{out}: results are written as .csv or .parquet; choose one of these endings")
     table = read_table(queries)
-    if not {"id", "photo"} & set(table.column_names):
-        raise InputError(f"{queries}: no column id or photo; it has {', '.join(table.column_names)}")
+    if not {"id", "photo", "text"} & set(table.column_names):
+        raise InputError(f"{queries}: no column id, photo or text; it has {', '.join(table.column_names)}")
     if unknown := sorted(set(table.column_names) - set(COLUMNS)):
         raise InputError(f"{queries}: unknown column {', '.join(unknown)}; known: {', '.join(COLUMNS)}")
     failed = 0
@@ -72,8 +73,8 @@ def _request(row: dict[str, str | None], folder: Path) -> Request | FsearchError
     """One line of the file; what is wrong with it is returned, as the rest go on."""
     key, photo = row.get("id"), row.get("photo")
     try:
-        if (key is None) == (photo is None):
-            raise InputError("give either an id or a photo")
+        if (key is None) == (photo is None) and (key or row.get("text") is None):
+            raise InputError("give either an id or a photo, or a text")
         cells = {name: [row[name] or ""] for name in COLUMNS if row.get(name)}
         return Request(
             photo=folder / photo if photo is not None else None,
@@ -86,6 +87,7 @@ def _request(row: dict[str, str | None], folder: Path) -> Request | FsearchError
             exclude=_several(row.get("exclude")),
             one_per=row.get("one_per"),
             min_score=_number(row.get("min_score")),
+            text=row.get("text"),
         )
     except FsearchError as error:
         return error

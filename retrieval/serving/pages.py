@@ -8,21 +8,31 @@ from typing import Any
 
 from retrieval.engine import Engine, Result
 from retrieval.evaluation.bench import METHODS, Example, headline
+from retrieval.serving.explained import why_rows
 from retrieval.serving.report import Section, Table, save_report
 from retrieval.serving.sheet import Row, Tile, save_sheet
 
 SHOWN = 6  # best, and worst, queries on the bench page
 
 
-def save_result(path: Path, engine: Engine, result: Result, reference: Path | str) -> None:
-    """The query, the edit and the results of one search as pictures (.html or .png). reference: a file, or an id."""
-    if isinstance(reference, Path):
+def save_result(
+    path: Path, engine: Engine, result: Result, reference: Path | str, text: str | None = None
+) -> None:  # fmt: skip
+    """The query, the edit and the results of one search as pictures (.html or .png). reference: a file, or an id, or ""
+    where a text alone was asked.
+
+    A result with shares shows them, and rows of heat maps follow. MissingDependencyError where those lack captum.
+    """
+    if not reference:
+        query = Tile(None, text or "", (), "query")
+    elif isinstance(reference, Path):
         query = Tile(reference, reference.name, _lines(result.reference), "query")
     else:
         asked = engine.describe([engine.gallery.row_of(reference)])[0]
         query = Tile(engine.photo_path(asked.path), asked.id, _lines(asked.shown(), result.reference), "query")
     edited = tuple(edit.attribute for edit in result.edits)
-    words = "; ".join(f"{e.attribute}: {e.old or 'none'} -> {e.new}" for e in result.edits) or "more like this"
+    words = "; ".join(f"{e.attribute}: {e.old or 'none'} -> {e.new}" for e in result.edits)
+    words = "; ".join(filter(None, [words, text and f"text: {text}"])) or "more like this"
     first = result.hits[0].rank if result.hits else 1
     row = Row(words, query, _tiles(engine, result), edited=edited, first=first)
     facts = {
@@ -32,12 +42,16 @@ def save_result(path: Path, engine: Engine, result: Result, reference: Path | st
     }
     if any(": ~" in line for tile in (query, *row.results) for line in tile.lines):
         facts["~"] = "predicted"
-    save_sheet(path, [row], "fsearch", facts)
+    save_sheet(path, [row, *(why_rows(engine, result, reference) if reference else ())], "fsearch", facts)
 
 
 def _tiles(engine: Engine, result: Result) -> tuple[Tile, ...]:
     return tuple(
-        Tile(engine.photo_path(hit.path), hit.id, (f"score: {hit.score:.3f}", *_lines(hit.shown())))
+        Tile(
+            engine.photo_path(hit.path),
+            hit.id,
+            (f"score: {hit.score:.3f}", *([f"= {hit.why(3)}"] if hit.shares else []), *_lines(hit.shown())),
+        )
         for hit in result.hits
     )
 

@@ -113,13 +113,18 @@ def _drawable(character: str) -> str:
     return folded or ("" if unicodedata.combining(character) else "?")
 
 
+def drawable(text: str) -> str:
+    """The text in characters that the built-in font has."""
+    return "".join(map(_drawable, text))
+
+
 def _set(words: Iterable[tuple[str, str]], size: int, width: int, most: int) -> _Block:
     """Words set in at most ``most`` lines of ``width`` pixels; an ellipsis stands for what is cut."""
     measure = _font(size).getlength
     room = width - measure(" …")
     lines: list[list[tuple[str, str]]] = []
     for word, color in words:
-        word = "".join(map(_drawable, shorten(word, 200)))
+        word = drawable(shorten(word, 200))
         text = next((cut for n in range(len(word), 1, -1) if measure(cut := shorten(word, n)) <= room), word[:1])
         if lines and measure(" ".join([*(run[0] for run in lines[-1]), text])) <= room:
             lines[-1].append((text, color))

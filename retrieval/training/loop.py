@@ -63,10 +63,7 @@ def train(
     net = GarmentNet(config.model, data.vocabulary).to(where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if settings.start is not None:
         take_over(net, checkpoint.read(settings.start).net)
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=scaler is None)
+    optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, fused=scaler is None)
     rows = np.flatnonzero(~data.validation)
     sampler = _sampler(data, rows, config)
     weights = _weights(data, rows, settings.balance, where)
@@ -82,7 +79,7 @@ def train(
     bar = tqdm(steps, "train", settings.steps, initial=start, unit="step", disable=None if progress else True)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step / settings.steps)
+            group["lr"] = settings.learning_rate * group["factor"] * _schedule(step / settings.steps)
         number = step * fabric.world_size + fabric.global_rank
         drawn = sampler.draw(np.random.default_rng([settings.seed, number]))
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
@@ -120,6 +117,22 @@ def train(
     save_report(out, config, facts, curves)
     state.unlink(missing_ok=True)
     return facts
+
+
+def _groups(net: GarmentNet, config: Config) -> list[dict[str, Any]]:
+    """Parameters by decay (matrices and kernels alone) and rate; a frozen backbone is in none."""
+    settings, groups = config.training, []
+    base = {id(p) for part in (net.stem, net.body) for p in part.parameters()}
+    for factor, inside in ((1.0, False), (settings.backbone_rate, True)):
+        chosen = [p for p in net.parameters() if (id(p) in base) == inside]
+        if factor == 0:
+            for parameter in chosen:
+                parameter.requires_grad_(False)
+            continue
+        for decay, matrix in ((settings.weight_decay, True), (0.0, False)):
+            params = [p for p in chosen if (p.ndim > 1) == matrix]
+            groups.append({"params": params, "weight_decay": decay, "factor": factor})
+    return groups
 
 
 def _sampler(data: TrainingSet, rows: np.ndarray, config: Config) -> PairSampler | IdSampler:

@@ -188,3 +188,45 @@ def test_bootstrap_width_is_that_of_the_normal_interval():
     low, high = metrics.bootstrap_interval(values, 0)[0]
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(2000), rel=0.15)
+
+
+def slow_average_precision(found: list[bool], right: int, k: int) -> float:
+    total = sum(sum(found[: rank + 1]) / (rank + 1) for rank in range(min(k, len(found))) if found[rank])
+    return total / min(right, k) if right else 0.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("k", [1, 4, 20])
+def test_average_precision_and_right_answers_match_a_loop(seed: int, k: int):
+    *_, rows = scene(seed)
+    rng = np.random.default_rng(seed)
+    answers = [rng.permutation(30)[: rng.integers(0, 9)].tolist() for _ in rows]
+    start = np.cumsum([0, *map(len, answers)])
+    truth = np.array([row for each in answers for row in each], np.int64)
+    right = metrics.right_at(rows, truth, start)
+    slow = [[bool(row in each) for row in line] for line, each in zip(rows.tolist(), answers, strict=True)]
+    assert right.tolist() == slow
+    expected = [slow_average_precision(line, len(each), k) for line, each in zip(slow, answers, strict=True)]
+    found = metrics.average_precision_at_k(right, np.diff(start), k)
+    np.testing.assert_allclose(found, expected)
+    assert right.any()
+
+
+def test_average_precision_by_hand():
+    relevant = np.array([[True, False, True, False], [False, False, False, False], [True, True, False, False]])
+    right = np.array([2, 3, 5])
+    assert metrics.average_precision_at_k(relevant, right, 4).tolist() == pytest.approx([(1 + 2 / 3) / 2, 0, 2 / 4])
+    # no list of two can hold more than two right answers
+    assert metrics.average_precision_at_k(relevant, right, 2).tolist() == pytest.approx([1 / 2, 0, 1])
+    assert metrics.right_at(np.array([[2, -1]]), np.array([], np.int64), np.array([0, 0])).tolist() == [[False, False]]
+
+
+def test_precision_above_a_threshold_counts_what_is_told() -> None:
+    probability = np.array([[0.61, 0.3], [0.6, 0.4], [0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    target = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [-1, -1]])
+    said, right = metrics.told(probability, target)
+    assert said.tolist() == [[True, False], [False, False], [True, False], [False, True], [False, False]]
+    assert right.sum() / said.sum() == pytest.approx(2 / 3)
+    assert metrics.told(probability, target, 0.95)[0].sum() == 0
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.told(probability, target[:, :1])

@@ -245,3 +245,58 @@ def test_variant_report():
 def test_group_codes_know_every_kind_of_blank():
     assert protocols.group_codes(["b", None, "", "a", float("nan"), " b ", 7]).tolist() == [2, -1, -1, 1, -1, 2, 0]
     assert protocols.group_codes([]).tolist() == []
+
+
+# Items of published partitions
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("at_most", [None, 5])
+def test_item_queries_and_values_match_a_loop(seed: int, at_most: int | None):
+    rng = np.random.default_rng(seed)
+    items = [None if rng.random() < 0.1 else f"id_{rng.integers(0, 9)}" for _ in range(60)]
+    order = rng.permutation(60)
+    asked, gallery = np.sort(order[:20]), np.sort(order[20:50])
+    queries = protocols.item_queries(items, asked, gallery, at_most, seed)
+    able = [row for row in asked if items[row]]
+    assert queries.row.tolist() == able if at_most is None else set(queries.row.tolist()) <= set(able)
+    assert len(queries.row) == (len(able) if at_most is None else at_most)
+    rows = np.stack([rng.permutation(gallery)[:12] for _ in queries.row])
+    rows[::3, 7:] = -1
+    right = [{int(row) for row in gallery if items[row] == items[asking]} for asking in queries.row]
+    for i, expected in enumerate(right):
+        assert sorted(queries.truth[queries.start[i] : queries.start[i + 1]].tolist()) == sorted(expected)
+    values = protocols.item_values(queries, rows, [1, 10], "accuracy")
+    for k in (1, 10):
+        slow = [float(any(row in each for row in line[:k])) for line, each in zip(rows.tolist(), right, strict=True)]
+        assert values[f"accuracy@{k}"].tolist() == slow
+    ranked = protocols.item_values(queries, rows, [10], "map")["map@10"]
+    for line, each, value in zip(rows.tolist(), right, ranked, strict=True):
+        found = [row in each for row in line[:10]]
+        total = sum(sum(found[: at + 1]) / (at + 1) for at in range(10) if found[at])
+        assert value == pytest.approx(total / min(len(each), 10) if each else 0)
+    report = protocols.score_items(queries, rows, [1, 10], "accuracy", "in-shop")
+    assert report["protocol"] == "in-shop"
+    assert report["gallery"] == 30
+    assert report["queries_without_answer"] == sum(not each for each in right)
+    assert report["right_answers_per_query"] == pytest.approx(sum(map(len, right)) / len(right))
+    assert report["metrics"]["accuracy@10"] == pytest.approx(values["accuracy@10"].mean())
+    json.dumps(report)
+
+
+def test_listed_queries_ask_only_what_has_answers():
+    queries = protocols.listed_queries([[5, 7], [], [6]], np.array([1, 2, 3]), np.array([5, 6, 7, 8]))
+    assert queries.row.tolist() == [1, 3]
+    assert queries.truth.tolist() == [5, 7, 6]
+    assert queries.start.tolist() == [0, 2, 3]
+    rows = np.array([[5, 8, 7], [8, 7, 5]])
+    assert protocols.item_values(queries, rows, [3], "map")["map@3"].tolist() == pytest.approx([(1 + 2 / 3) / 2, 0])
+
+
+def test_results_outside_the_partition_are_refused():
+    queries = protocols.item_queries(["a", "a", "b"], np.array([0]), np.array([1]))
+    with pytest.raises(ValueError, match="not in the gallery"):
+        protocols.item_values(queries, np.array([[1, 2]]), [1], "accuracy")
+    nobody = protocols.item_queries([None, "a"], np.array([0]), np.array([1]))
+    with pytest.raises(InputError, match="in-shop: no photo to ask"):
+        protocols.score_items(nobody, np.zeros((0, 1), np.int64), [1], "accuracy", "in-shop")

@@ -20,6 +20,9 @@ CHANNELS = {
     "resnet50": (64, 2048),
     "mobilenet_v3_small": (16, 576),
     "mobilenet_v3_large": (16, 960),
+    "efficientnet_lite0": (32, 320),
+    "efficientnet_lite1": (32, 320),
+    "efficientnet_lite2": (32, 352),
 }
 STRIDED = [name for name in CHANNELS if not name.startswith("mobilenet")]
 
@@ -45,17 +48,22 @@ def test_maps_have_the_stated_channels(name: str) -> None:
         assert last == (1, CHANNELS[name][1], size // 32, size // 32)
 
 
+@pytest.mark.parametrize("last_stride", [1, 2])
 @pytest.mark.parametrize("name", CHANNELS)
-def test_shallow_maps_are_a_fourth_and_an_eighth_of_the_photo(name: str) -> None:
+def test_shallow_maps_are_a_fourth_an_eighth_and_a_sixteenth_of_the_photo(name: str, last_stride: int) -> None:
+    if last_stride == 1 and name not in STRIDED:
+        pytest.skip("keeps its stride")
     with torch.device("meta"):
-        base = backbone.build(name)
+        base = backbone.build(name, last_stride=last_stride)
+    places = {at: (stride, channels) for stride, (at, channels) in base.shallow.items()}
+    assert list(base.shallow) == [4, 8, 16]
     x = base.stem.eval()(torch.empty(1, 3, 96, 96, device="meta"))
-    found = []
     for at, stage in enumerate(base.body.eval()):
         x = stage(x)
-        found += [(tuple(x.shape), channels) for place, channels in base.shallow if place == at]
-    channels = [c for _, c in base.shallow]
-    assert found == [((1, channels[0], 24, 24), channels[0]), ((1, channels[1], 12, 12), channels[1])]
+        if at in places:
+            stride, channels = places[at]
+            assert x.shape == (1, channels, 96 // stride, 96 // stride)
+    assert max(places) < len(base.body) - 1
 
 
 @pytest.mark.parametrize("name", STRIDED)

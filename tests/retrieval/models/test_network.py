@@ -36,13 +36,15 @@ def test_look_is_the_branches_side_by_side() -> None:
             torch.testing.assert_close(look[:, 4 * i : 4 * i + 4], branch(features))
 
 
-def test_detail_adds_a_linear_map_of_the_eighth_size_map_to_look() -> None:
-    net = GarmentNet(CONFIG.model_copy(update={"detail": 2, "grid": 2}), VOCABULARY).eval()
+@pytest.mark.parametrize("stride", [8, 16])
+def test_detail_adds_a_linear_map_of_an_earlier_map_to_look(stride: int) -> None:
+    changed = CONFIG.model_copy(update={"detail": 2, "grid": 2, "detail_stride": stride})
+    net = GarmentNet(changed, VOCABULARY).eval()
     photos = torch.rand(2, 3, 32, 32) * 255
     with torch.inference_mode():
-        last, (_, eighth) = net.feature_maps(photos)
-        assert eighth.shape[2:] == (4, 4)
-        places = net.detail(eighth).permute(0, 2, 3, 1).reshape(2, -1)  # row by row, channels together
+        last, shallow = net.feature_maps(photos)
+        assert shallow[stride].shape[2:] == (32 // stride, 32 // stride)
+        places = net.detail(shallow[stride]).permute(0, 2, 3, 1).reshape(2, -1)  # row by row, channels together
         branches = torch.cat([branch(last) for branch in net.branches], dim=1)
         torch.testing.assert_close(net(photos).blocks["look"], branches + net.layout(places), rtol=1e-4, atol=1e-5)
 
@@ -60,6 +62,29 @@ def test_without_shallow_maps_attributes_see_the_last_one_alone() -> None:
     net = GarmentNet(CONFIG.model_copy(update={"shallow": False}), VOCABULARY)
     assert not any(block.shallow for block in net.attributes.values())
     assert all(len(block.shallow) == 2 for block in GarmentNet(CONFIG, VOCABULARY).attributes.values())
+
+
+def test_attention_can_be_left_out_of_the_stem_and_of_the_attribute_blocks() -> None:
+    nets = {
+        kind: GarmentNet(CONFIG.model_copy(update={"attention": kind}), VOCABULARY)
+        for kind in ("all", "blocks", "none")
+    }
+    found = {
+        kind: (any("bottom." in n for n in net.state_dict()), any(".attend." in n for n in net.state_dict()))
+        for kind, net in nets.items()
+    }
+    assert found == {"all": (True, True), "blocks": (False, True), "none": (False, False)}
+    plain = nets["none"].eval()
+    photos = torch.rand(2, 3, 32, 32) * 255
+    with torch.inference_mode():
+        last, shallow = plain.feature_maps(photos)
+        block = plain.attributes["color"]
+        hidden = block.hidden(last.mean(dim=(2, 3)))
+        for pool, stride in zip(block.shallow, (4, 8), strict=True):
+            mean = shallow[stride].mean(dim=(2, 3))
+            hidden = hidden + pool.project(pool.norm(torch.cat((mean, mean), dim=1)))
+        expected = block.project(torch.relu(hidden))
+        torch.testing.assert_close(plain(photos).blocks["color"], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_photos_are_normalised_by_imagenets_statistics_on_0_to_255() -> None:
@@ -96,3 +121,19 @@ def test_any_column_name_can_be_an_attribute(name: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(other(photos).blocks[name], net.eval()(photos).blocks[name])
     assert net.attributes.to("cpu") is net.attributes
+
+
+def test_bfloat16_maps_turn_no_block_far_and_leave_gradients_alone() -> None:
+    torch.manual_seed(3)
+    net = GarmentNet(CONFIG.model_copy(update={"detail": 2}), VOCABULARY).eval()
+    photos = torch.rand(16, 3, 32, 32) * 255
+    with torch.inference_mode():
+        exact = net(photos)
+        net.quick = True
+        quick = net(photos)
+        assert all(x.dtype == torch.float32 for x in net.feature_maps(photos)[1].values())
+    for name, block in exact.blocks.items():
+        assert quick.blocks[name].dtype == torch.float32
+        assert not torch.equal(quick.blocks[name], block)
+        assert torch.cosine_similarity(quick.blocks[name], block).min() > 0.99, name
+    assert torch.equal(net(photos).blocks["color"].detach(), exact.blocks["color"])

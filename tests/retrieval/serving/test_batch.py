@@ -107,7 +107,7 @@ def test_each_line_answers_as_it_does_alone(
     ("content", "out", "said"),
     [
         ("id,colour\ns00000-0,gray\n", "out.csv", "unknown column colour; known: id, photo, set"),
-        ("set\ncolor=gray\n", "out.csv", "no column id or photo; it has set"),
+        ("set\ncolor=gray\n", "out.csv", "no column id, photo or text; it has set"),
         ("id\ns00000-0\n", "out.json", "written as .csv or .parquet"),
         ("id\n", "out.csv", "no rows"),
         ("", "out.csv", "not a readable CSV"),

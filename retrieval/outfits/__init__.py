@@ -1,0 +1,1 @@
+"""What goes with what: outfits, and words for photos, on top of an image model's embedding."""
