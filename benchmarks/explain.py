@@ -4,11 +4,12 @@
     python benchmarks/explain.py products --photos 0 --street STREET --out street.json
 
 Photos are drawn with a seed that no training uses. Heat is that of the true value. Columns: point, the pointing game
-(tolerance 3% of the long side); IoU of the box with the true region's (of a pair of sleeves, the better of each and
-both); the rise of the loss when the box is hidden, when a box of its size at random places is, and their ratio; areas
-under deletion (small is good) and insertion (large). Baselines: the photo's centre, with a box of layer-cam's size;
-layer-cam of the same network with random weights (Adebayo et al. 2018). STREET: boxes.coco.json and photos/, as of
-bearpaw/clothing-co-parsing; the value asked is the one that the street's class is called among articleType's.
+(tolerance 3% of the long side) at the drawn part, and reach, wherever any value would show (``garments_regions``); IoU
+of the box with the drawn part's (of a pair of sleeves, the best of each and both); the rise of the loss when the box is
+hidden, when one of its size at random places is, and their ratio; areas under deletion (small is good) and insertion
+(large). Baselines: the photo's centre, with a box of layer-cam's size; layer-cam of the same network with random
+weights (Adebayo et al. 2018). STREET: boxes.coco.json and photos/, as of bearpaw/clothing-co-parsing; the value asked
+is what the street's class is called among articleType's.
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ STREET = {
 
 class Asked(NamedTuple):
     """One attribute asked of n photos: pixels (n, s, s, 3), value codes (n,), the photos' place in the letterbox, and
-    the true region of each, (n, s, s) bool."""
+    the true regions of each, (n, s, s) bool: what is drawn, and wherever a value would show."""
 
     attribute: str
     pixels: np.ndarray
     codes: np.ndarray
     areas: list[Box]
     regions: np.ndarray
+    reach: np.ndarray
 
 
 def drawn(model: Model, count: int) -> list[Asked]:
@@ -62,11 +64,14 @@ def drawn(model: Model, count: int) -> list[Asked]:
         pixels, area = photos.letterbox(photo.image, size), places.area_of(*photo.image.size, size)
         for name in found:
             if (value := garment.attributes[name]) in known[name]:
-                region = photos.letterbox(
-                    np.repeat(photo.masks[name][..., None], 3, axis=2).astype(np.uint8) * 255, size
-                )
-                found[name].append((pixels, known[name].index(value), area, region[..., 0] > 127))
+                both = (boxed(mask[name], size) for mask in (photo.masks, photo.reach))
+                found[name].append((pixels, known[name].index(value), area, *both))
     return [_asked(name, rows) for name, rows in found.items()]
+
+
+def boxed(mask: np.ndarray, size: int) -> np.ndarray:
+    """A mask in the letterbox."""
+    return photos.letterbox(np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255, size)[..., 0] > 127
 
 
 def street(model: Model, folder: Path, count: int | None) -> list[Asked]:
@@ -88,13 +93,13 @@ def street(model: Model, folder: Path, count: int | None) -> list[Asked]:
             True
         )
         pixels = photos.load(folder / "photos" / image["file_name"], size).pixels
-        rows.append((pixels, values.index(value), area, region))
+        rows.append((pixels, values.index(value), area, region, region))
     return [_asked("articleType", rows[:count])]
 
 
 def _asked(name: str, rows: Sequence[tuple[Any, ...]]) -> Asked:
-    pixels, codes, areas, regions = zip(*rows, strict=True)
-    return Asked(name, np.stack(pixels), np.array(codes), list(areas), np.stack(regions))
+    pixels, codes, areas, regions, reach = zip(*rows, strict=True)
+    return Asked(name, np.stack(pixels), np.array(codes), list(areas), np.stack(regions), np.stack(reach))
 
 
 def heats_of(model: Model, unlearned: GarmentNet, asked: Asked, method: str) -> np.ndarray:
@@ -106,7 +111,7 @@ def heats_of(model: Model, unlearned: GarmentNet, asked: Asked, method: str) -> 
     else:
         net = unlearned if method == "random weights" else model.net
         how: heat.Method = "grad-cam" if method == "grad-cam" else "layer-cam"
-        maps = heat.grown(heat.attribute_heat(net, asked.pixels, asked.attribute, asked.codes, how), size)
+        maps = heat.attribute_heat(net, asked.pixels, asked.attribute, asked.codes, how)
     for each, area in zip(maps, asked.areas, strict=True):
         kept = each[places.inside(area)].copy()
         each[:] = 0
@@ -129,7 +134,7 @@ def judged(model: Model, unlearned: GarmentNet, asked: Asked, steps: int) -> dic
 
     found: dict[str, dict[str, Any]] = {}
     boxes: dict[str, list[Box]] = {}
-    tolerance = faithful.TOLERANCE * asked.pixels.shape[1]
+    before, tolerance = ask(asked.pixels), faithful.TOLERANCE * asked.pixels.shape[1]
     for method in METHODS:
         maps = heats_of(model, unlearned, asked, method)
         if method == "centre":
@@ -137,12 +142,14 @@ def judged(model: Model, unlearned: GarmentNet, asked: Asked, steps: int) -> dic
         else:
             hot = [places.largest_box(each) or area for each, area in zip(maps, asked.areas, strict=True)]
         boxes[method] = hot
-        pairs = list(zip(maps, hot, asked.regions, strict=True))
+        peaks = [places.peak_of(each) for each in maps]
         found[method] = {
-            "point": np.array([faithful.points_at(places.peak_of(m), r, tolerance) for m, _, r in pairs], float),
-            "IoU": np.array([best_overlap(box, region) for _, box, region in pairs]),
-            "rise": faithful.rises(ask, asked.pixels, hot),
-            "random": faithful.random_rises(ask, asked.pixels, hot, asked.areas, draws=3),
+            name: np.array([faithful.points_at(p, r, tolerance) for p, r in zip(peaks, true, strict=True)], float)
+            for name, true in (("point", asked.regions), ("reach", asked.reach))
+        } | {
+            "IoU": np.array([best_overlap(box, region) for box, region in zip(hot, asked.regions, strict=True)]),
+            "rise": faithful.rises(ask, asked.pixels, hot, before),
+            "random": faithful.random_rises(ask, asked.pixels, hot, asked.areas, before, draws=2),
         }
         if steps:
             for name, curve in (("deletion", faithful.deletion), ("insertion", faithful.insertion)):
@@ -160,7 +167,7 @@ def best_overlap(box: Box, region: np.ndarray) -> float:
 def summed(values: dict[str, Any]) -> dict[str, float | None]:
     means = {name: round(float(each.mean()), 4) for name, each in values.items()}
     ratio = means["rise"] / means["random"] if means["random"] > 0 else None
-    return {"point": means["point"], "IoU": means["IoU"], "rise": means["rise"], "random": means["random"]} | {
+    return {name: means[name] for name in ("point", "reach", "IoU", "rise", "random")} | {
         "ratio": None if ratio is None else round(ratio, 2),
         **{name: means[name] for name in ("deletion", "insertion") if name in means},
     }

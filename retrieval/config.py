@@ -118,7 +118,7 @@ class TrainingConfig(Strict):
     memory: Literal["means", "heads", "trained"] = "means"  # M: class means, the heads' prototypes, trained from means
     memory_steps: Annotated[int, Field(ge=1)] = 1000
     consistency: Annotated[float, Field(ge=0)] = 1.0  # weights of M's training
-    sparsity: Annotated[float, Field(ge=0)] = 1.0
+    sparsity: Annotated[float, Field(ge=0)] = 0.05
     validate_every: Annotated[int, Field(ge=0)] = 0  # steps between validations, the best is kept; 0: at the end only
     tensorboard: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -42,7 +42,7 @@ def _upper(garment: Garment, rng: np.random.Generator) -> list[Layer]:
     body, front = _body(garment, length, rng)
     parts = [
         *behind_neck(garment, front),
-        *(sleeve_of(garment, side, rng) for side in (-1, 1) if a["sleeve"] != "sleeveless"),
+        *(_sleeve(garment, side, rng) for side in (-1, 1) if a["sleeve"] != "sleeveless"),
         *(_legs(garment, rng, _WAIST - 0.02, _WAIST + _LEG_LENGTH[a["length"]]) if suit else []),
         body,
     ]
@@ -158,8 +158,7 @@ def _body(garment: Garment, length: float, rng: np.random.Generator) -> tuple[La
     return Layer("body", "fabric", [outline], seams, half=max(chest, hip), reach=length, drape=drape), front
 
 
-def sleeve_of(garment: Garment, side: int, rng: np.random.Generator) -> Layer:
-    """One sleeve, the left one for -1 and the right one for 1; ``rng`` swings it."""
+def _sleeve(garment: Garment, side: int, rng: np.random.Generator) -> Layer:
     a, cut = garment.attributes, garment.cut
     category = a["category"]
     chest = half_widths(cut, category)[0]

@@ -78,9 +78,9 @@ def explain(
     probabilities, features = _seen(model, pixels, attribute)
     best = probabilities.argmax(axis=1)
     codes = best if value is None else np.full(len(pixels), values.index(value))
-    maps = heats.grown(heats.attribute_heat(net, pixels, attribute, codes, method), size)
+    maps = heats.attribute_heat(net, pixels, attribute, codes, method)
     areas = [places.area_of(each.width, each.height, size) for each in loaded]
-    shown = [normal(each[places.inside(area)]) for each, area in zip(maps, areas, strict=True)]
+    shown = [heats.normal(each[places.inside(area)][None])[0] for each, area in zip(maps, areas, strict=True)]
     boxes = [places.largest_box(each) for each in shown]
     under = [_moved(box, area) if box else area for box, area in zip(boxes, areas, strict=True)]
     stride = heats.stride_of(features.shape[-1], size)
@@ -121,12 +121,6 @@ def _seen(model: Model, pixels: photos.Pixels, attribute: str) -> tuple[np.ndarr
     if not np.isfinite(told).all():
         raise ModelError(f"{model.path}: gives features that are not finite; its training diverged, train again")
     return told, torch.cat(features)
-
-
-def normal(heat: Heat) -> Heat:
-    """Heat scaled so that its highest is 1; zeros stay zeros."""
-    top = float(heat.max())
-    return heat / np.float32(top) if top > 0 else heat
 
 
 def _moved(box: Box, area: Box) -> Box:

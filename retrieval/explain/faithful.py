@@ -50,19 +50,25 @@ def centre_box(box: Box, area: Box) -> Box:
     return Box(left, top, left + box.right - box.left, top + box.bottom - box.top)
 
 
-def rises(ask: Ask, pixels: Pixels, boxes: Sequence[Box]) -> npt.NDArray[np.float64]:
-    """By how much the loss rises when each photo's box is hidden, (n,)."""
-    rise: npt.NDArray[np.float64] = loss_of(ask(hide(pixels, boxes))) - loss_of(ask(pixels))
+def rises(ask: Ask, pixels: Pixels, boxes: Sequence[Box], before: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """By how much the loss rises when each photo's box is hidden, (n,). before: ``ask(pixels)``."""
+    rise: npt.NDArray[np.float64] = loss_of(ask(hide(pixels, boxes))) - loss_of(before)
     return rise
 
 
 def random_rises(
-    ask: Ask, pixels: Pixels, boxes: Sequence[Box], areas: Sequence[Box], seed: int = 0, draws: int = 5
+    ask: Ask,
+    pixels: Pixels,
+    boxes: Sequence[Box],
+    areas: Sequence[Box],
+    before: npt.NDArray[np.float64],
+    seed: int = 0,
+    draws: int = 5,
 ) -> npt.NDArray[np.float64]:
     """The same for a box of the same size at a random place of the photo: the mean over ``draws`` places, (n,)."""
     rng = np.random.default_rng(seed)
     found = [
-        rises(ask, pixels, [random_box(box, area, rng) for box, area in zip(boxes, areas, strict=True)])
+        rises(ask, pixels, [random_box(box, area, rng) for box, area in zip(boxes, areas, strict=True)], before)
         for _ in range(draws)
     ]
     mean: npt.NDArray[np.float64] = np.mean(found, axis=0)

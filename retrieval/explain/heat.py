@@ -1,8 +1,9 @@
 """Heat maps: which places of a photo raised a network's answer. The gradients are captum's, an optional library.
 
-Two methods. ``layer-cam``, the default: on the map of an eighth of the photo, sum_k ReLU(T_k dy/dT_k), cell by cell
-(LayerCAM, Jiang et al. 2021). ``grad-cam``: on the last map, ReLU(sum_k a_k T_k), a_k the mean of dy/dT_k over the map
-(Selvaraju et al. 2017). The finer map points better and its boxes matter more (docs/explain.md has both figures).
+Two methods. ``grad-cam``: of the last feature map T, ReLU(sum_k a_k T_k), a_k the mean of dy/dT_k over the map
+(Selvaraju et al. 2017). ``layer-cam``, the default: sum_k ReLU(T_k dy/dT_k), cell by cell (LayerCAM, Jiang et al.
+2021), of the last map and of the one of an eighth of the photo, each scaled to 1 at its highest, and multiplied: the
+last map knows what matters, the other one where (docs/explain.md has the figures of both).
 
 A map has one number for each cell of a feature map. Cell i of a convolutional network with odd kernels and "same"
 padding looks at a neighbourhood centred on pixel i x stride, not on the middle of tile i; ``grown`` puts it there.
@@ -33,7 +34,7 @@ def attribute_heat(
 ) -> Maps:
     """Heat of the logits of ``codes``, one value number for each photo.
 
-    pixels: (n, s, s, 3) uint8, letterboxed. Returns (n, h, w) float32, 0 and above, of the feature map's size; 0
+    pixels: (n, s, s, 3) uint8, letterboxed. Returns (n, s, s) float32, 0 and above, 1 at the highest of each; 0
     everywhere: no place raised it. ``net`` is in eval mode; its hooks are as before afterwards. MissingDependencyError
     without captum.
     """
@@ -74,12 +75,20 @@ def _heat(
         more = None if asked is None else asked[span].to(where)
         if method == "grad-cam":
             cam = captum.LayerGradCam(answer, stages[-1])
-            heat = cam.attribute(photos, target, more, relu_attributions=True)  # (n, 1, h, w)
+            found = [cam.attribute(photos, target, more, relu_attributions=True)]  # (n, 1, h, w)
         else:
-            product = captum.LayerGradientXActivation(answer, stages[net.taps[-1]])
-            heat = product.attribute(photos, target, more).clamp(min=0).sum(dim=1, keepdim=True)
-        maps.append(heat.detach().float().cpu().numpy()[:, 0])
+            product = captum.LayerGradientXActivation(answer, [stages[net.taps[8]], stages[-1]])
+            found = [each.clamp(min=0).sum(dim=1, keepdim=True) for each in product.attribute(photos, target, more)]
+        size = pixels.shape[1]
+        both = [grown(each.detach().float().cpu().numpy()[:, 0], size) for each in found]
+        maps.append(normal(np.prod([normal(each) for each in both], axis=0)))
     return np.concatenate(maps)
+
+
+def normal(maps: Maps) -> Maps:
+    """Maps (n, h, w), each scaled so that its highest is 1; zeros stay zeros."""
+    top = maps.max(axis=(1, 2), keepdims=True)
+    return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
 
 
 def _captum() -> Any:

@@ -13,7 +13,6 @@ from index.errors import PhotoError
 from retrieval import photos
 from retrieval.explain import heat as heats
 from retrieval.explain import places
-from retrieval.explain.attribute import normal
 from retrieval.explain.places import Heat
 from retrieval.models.checkpoint import Model
 
@@ -43,10 +42,10 @@ def similar(
     if there:
         decoded = [each for each in read if each is not None]
         pixels = np.stack([photos.letterbox(each.image, size, each.box) for each in decoded])
-        maps = heats.grown(heats.block_heat(model.net, pixels, block, directions[there]), size)
+        maps = heats.block_heat(model.net, pixels, block, directions[there])
         for i, each, values in zip(there, decoded, maps, strict=True):
             area = places.area_of(each.width, each.height, size)
-            found[i] = Alike(each.image, normal(values[places.inside(area)]))
+            found[i] = Alike(each.image, heats.normal(values[places.inside(area)][None])[0])
     return found
 
 

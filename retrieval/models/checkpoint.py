@@ -71,7 +71,7 @@ def write(
 
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 itself (AVX-512 BF16 or AMX); others would only imitate it, slowly."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
@@ -127,7 +127,7 @@ def read(name: str | Path | None = None) -> Model:
         said = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: weights do not fit the config inside it ({said}): train again") from None
     net.eval().requires_grad_(False)
-    net.bfloat16 = has_bfloat16()
+    net.quick = has_bfloat16()
     dims = {name: d for name, d in block_dims(config.model).items() if name in vocabulary}
     memory = Memory(vocabulary, dims, np.ascontiguousarray(tensors["memory.matrix"].float().numpy()))
     return Model(net, memory, config, mark, path, facts)

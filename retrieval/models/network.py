@@ -62,7 +62,7 @@ class GarmentNet(nn.Module):
 
     With ``detail``, look adds to its branches a linear map of every place of an earlier map.
 
-    ``bfloat16``: compute stem and body in bfloat16, where no gradient is asked; branches and blocks stay in float32. On
+    ``quick``: compute stem and body in bfloat16, where no gradient is asked; branches and blocks stay in float32. On
     processors made for it that is twice as fast, and no block turns by more than acos(0.99) (docs/measured.md).
     """
 
@@ -74,8 +74,8 @@ class GarmentNet(nn.Module):
         base = backbone.build(config.backbone, pretrained=config.pretrained, last_stride=config.last_stride)
         self.config = config
         self.stem, self.body = base.stem, base.body
-        self.bfloat16 = False
-        self.taps = {at: stride for stride, (at, _) in base.shallow.items()}
+        self.quick = False
+        self.taps = {stride: at for stride, (at, _) in base.shallow.items()}  # where in the body the earlier maps are
         shallow = [base.shallow[stride][1] for stride in SHALLOW]
         self.bottom = CBAM(base.stem_channels, config.reduction) if config.attention == "all" else nn.Identity()
         self.branches = nn.ModuleList(
@@ -104,14 +104,14 @@ class GarmentNet(nn.Module):
         a fourth, an eighth and a sixteenth of the photo by 4, 8 and 16 (see Backbone).
         """
         x = (photos.to(self.mean.dtype) - self.mean) / self.std
-        quick = self.bfloat16 and not torch.is_grad_enabled()
-        shallow = {}
+        quick = self.quick and not torch.is_grad_enabled()
+        places, shallow = {at: stride for stride, at in self.taps.items()}, {}
         with torch.autocast(x.device.type, torch.bfloat16) if quick else contextlib.nullcontext():
             x = self.bottom(self.stem(x.contiguous(memory_format=torch.channels_last)))
             for at, stage in enumerate(self.body):
                 x = stage(x)
-                if at in self.taps:
-                    shallow[self.taps[at]] = x.to(self.mean.dtype)
+                if at in places:
+                    shallow[places[at]] = x.to(self.mean.dtype)
         return x.to(self.mean.dtype), shallow
 
     def forward(self, photos: Tensor) -> Features:

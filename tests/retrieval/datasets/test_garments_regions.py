@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from retrieval.datasets.garments import ATTRIBUTES, draw, draw_parts, photo_rng, sample_styles
+from retrieval.datasets.garments import ATTRIBUTES, COMBINATIONS, Garment, draw, draw_parts, photo_rng, sample_styles
 from retrieval.datasets.garments_draw import SIZE
-from retrieval.datasets.garments_regions import draw_regions
+from retrieval.datasets.garments_regions import Regions, draw_regions
 
 STYLES = sample_styles(60, seed=4)
 DOMAINS = ("shop", "phone")
@@ -43,6 +43,7 @@ def test_regions_follow_the_labels_and_lie_within_the_garment_but_for_bare_arms(
             assert mask.shape == (SIZE[1], SIZE[0])
             assert mask.dtype == bool
             assert mask.any(), (garment.style, name)
+            assert not (mask & ~found.reach[name]).any()
             if garment.attributes.get(name) != "sleeveless":
                 assert not (mask & ~whole).any()
         assert (found.masks["color"] == whole).all()
@@ -75,16 +76,40 @@ def test_a_sleeveless_garment_has_a_region_on_either_side_where_a_short_sleeve_i
         assert not mask[:, int(x + 0.45 * w) : int(x + 0.55 * w)].any()
 
 
+def test_the_reach_is_wherever_another_value_would_show() -> None:
+    """Down to a long sleeve's cuff for a short one; no farther than its own for a long one."""
+    for number, garment in enumerate([g for g in STYLES if g.attributes["category"] == "t-shirt"][:4]):
+        for sleeve, more in (("short", 15), ("long", 0)):
+            found = _turned(garment, "sleeve", sleeve, number)
+            own, reach = (np.flatnonzero(mask["sleeve"].any(axis=1))[-1] for mask in (found.masks, found.reach))
+            assert reach >= min(own + more, SIZE[1] - 1)
+            assert more or reach == own
+        for neckline in COMBINATIONS["t-shirt"][1]:
+            found = _turned(garment, "neckline", neckline, number)
+            assert found.reach["neckline"].sum() > 1.3 * found.masks["neckline"].sum()
+        rows = [np.flatnonzero(_turned(garment, "length", v, number).reach["length"].any(axis=1)) for v in LENGTHS]
+        bottoms = [draw_parts(_with(garment, "length", v), photo_rng(4, number, 0)).parts["body"][0] for v in LENGTHS]
+        cropped, _, long = (y + h for _, y, _, h in bottoms)
+        assert rows[0][-1] > cropped + 10  # a cropped one reaches below its hem
+        assert rows[2][0] < long - 20  # a long one far above it
+
+
+LENGTHS = COMBINATIONS["t-shirt"][2]
+
+
+def _with(garment: Garment, name: str, value: str) -> Garment:
+    return garment._replace(attributes={**garment.attributes, name: value})
+
+
+def _turned(garment: Garment, name: str, value: str, number: int) -> Regions:
+    return draw_regions(_with(garment, name, value), photo_rng(4, number, 0))
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_region_is_where_the_attribute_changes_the_photo(domain: str) -> None:
     """The same garment with another neckline, drawn from the same randomness, differs in the two regions."""
     for number, garment in enumerate([g for g in STYLES if g.attributes["category"] == "t-shirt"][:3]):
-        both = [
-            draw_regions(
-                garment._replace(attributes={**garment.attributes, "neckline": n}), photo_rng(4, number, 0), domain
-            )
-            for n in ("crew", "scoop")
-        ]
+        both = [draw_regions(_with(garment, "neckline", n), photo_rng(4, number, 0), domain) for n in ("crew", "scoop")]
         first, second = (np.asarray(each.image, np.int16) for each in both)
         changed = np.abs(first - second).sum(axis=2) > 120
         either = both[0].masks["neckline"] | both[1].masks["neckline"]

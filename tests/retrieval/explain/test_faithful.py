@@ -34,10 +34,10 @@ def heat_at(box: Box, count: int = 4) -> np.ndarray:
 
 def test_hiding_the_true_box_raises_the_loss_and_another_does_not() -> None:
     pixels = photos()
-    right = faithful.rises(ask, pixels, [TRUE] * 4)
+    right = faithful.rises(ask, pixels, [TRUE] * 4, ask(pixels))
     assert (right > 0.5).all()
-    np.testing.assert_allclose(faithful.rises(ask, pixels, [FALSE] * 4), 0)
-    rand = faithful.random_rises(ask, pixels, [TRUE] * 4, [AREA] * 4)
+    np.testing.assert_allclose(faithful.rises(ask, pixels, [FALSE] * 4, ask(pixels)), 0)
+    rand = faithful.random_rises(ask, pixels, [TRUE] * 4, [AREA] * 4, ask(pixels))
     assert (right > 3 * rand).all()
     hidden = faithful.hide(pixels, [TRUE] * 4)
     assert (hidden[0][inside(TRUE)] == faithful.GRAY).all()

@@ -89,8 +89,8 @@ def test_float32_round_trip_is_exact(written: Path) -> None:
     assert model.vocabulary == VOCABULARY
     assert (model.config, model.facts, model.path) == (config, FACTS, written)
     photos = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert model.net.bfloat16 is checkpoint.has_bfloat16()
-    model.net.bfloat16 = False
+    assert model.net.quick is checkpoint.has_bfloat16()
+    model.net.quick = False
     with torch.inference_mode():
         for name, block in net.eval()(photos).blocks.items():
             assert torch.equal(block, model.net(photos).blocks[name])

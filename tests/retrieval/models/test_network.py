@@ -129,7 +129,7 @@ def test_bfloat16_maps_turn_no_block_far_and_leave_gradients_alone() -> None:
     photos = torch.rand(16, 3, 32, 32) * 255
     with torch.inference_mode():
         exact = net(photos)
-        net.bfloat16 = True
+        net.quick = True
         quick = net(photos)
         assert all(x.dtype == torch.float32 for x in net.feature_maps(photos)[1].values())
     for name, block in exact.blocks.items():

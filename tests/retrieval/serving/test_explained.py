@@ -76,8 +76,8 @@ def test_an_explanation_is_saved_with_all_its_parts(
         assert file.name in page
         assert f"sleeve: {each.value} ({each.probabilities[each.value]:.2f})" in page
     assert page.count("<img") == 15
-    assert page.count("7 x 7 under the box") == 3
-    assert page.count("no place of the photo speaks for it") == 1
+    assert page.count(">7 x 7 under the box<") == 3
+    assert page.count(">no place of the photo speaks for it<") == 1
     assert summary(files, found).count("\n") == 2
     assert summary(files, found).endswith("no place speaks for it")
 
