@@ -282,29 +282,12 @@ def query(
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
-        click.echo(_printed(result, page))
+        click.echo(result.text(page))
     if save is not None:
         click.echo(f"saved {save}", err=as_json)
 
 
 main.add_command(explain)
-
-
-def _printed(result: Any, page: int) -> str:
-    said = [f"{e.attribute}: {e.old or '(none)'} -> {e.new}" for e in result.edits]
-    marked = "; ~ predicted" if any(hit.predicted for hit in result.hits) else ""
-    lines = [f"{'; '.join(said) or 'no edit'}   (recall {result.recall:.2f}{marked})"]
-    if not result.hits:
-        return f"{lines[0]}\n{'no photo passes the filters' if page == 1 else 'no photo on this page'}"
-    width = max(len(hit.id) for hit in result.hits)
-    for hit in result.hits:
-        attributes = "  ".join(f"{name}={value}" for name, value in hit.shown().items())
-        lines.append(f"{hit.rank:>3}  {hit.id:<{width}}  {hit.score:.3f}  {attributes}")
-        if hit.shares is not None:
-            lines.append(f"     {'':<{width}}  = {hit.why()}")
-    return "\n".join(lines)
-
-
 main.add_command(bench)
 
 

@@ -66,6 +66,21 @@ class Result:
         if any(later > earlier for earlier, later in zip(scores, scores[1:], strict=False)):
             raise ValueError("scores rise with the rank")
 
+    def text(self, page: int = 1) -> str:
+        """As ``fsearch query`` prints it: edits and recall, a line for each hit, its shares if asked."""
+        said = [f"{e.attribute}: {e.old or '(none)'} -> {e.new}" for e in self.edits]
+        marked = "; ~ predicted" if any(hit.predicted for hit in self.hits) else ""
+        lines = [f"{'; '.join(said) or 'no edit'}   (recall {self.recall:.2f}{marked})"]
+        if not self.hits:
+            return f"{lines[0]}\n{'no photo passes the filters' if page == 1 else 'no photo on this page'}"
+        width = max(len(hit.id) for hit in self.hits)
+        for hit in self.hits:
+            attributes = "  ".join(f"{name}={value}" for name, value in hit.shown().items())
+            lines.append(f"{hit.rank:>3}  {hit.id:<{width}}  {hit.score:.3f}  {attributes}")
+            if hit.shares is not None:
+                lines.append(f"     {'':<{width}}  = {hit.why()}")
+        return "\n".join(lines)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as ``fsearch query --json`` prints them; ``shares`` where they were asked for."""
         value = asdict(replace(self, vector=None))
