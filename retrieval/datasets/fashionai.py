@@ -9,6 +9,7 @@ folders (base, web, rank), whose names become the split.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from index.errors import InputError
@@ -86,4 +87,7 @@ def _parts(root: Path) -> list[str]:
     """The folders below root ("" is root itself) that hold labels."""
     if (root / LABELS).is_file():
         return [""]
-    return sorted(path.name for path in root.iterdir() if (path / LABELS).is_file()) if root.is_dir() else []
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:  # a folder may hold millions of photos: only folders are looked into
+        return sorted(entry.name for entry in entries if entry.is_dir() and (root / entry.name / LABELS).is_file())

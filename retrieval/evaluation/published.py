@@ -95,9 +95,11 @@ def _listed(engine: Searcher, at_most: int | None, seed: int) -> tuple[ItemQueri
     asked = _rows(engine, "alisc", {"split": "query"})
     columns = _columns(engine, "alisc", ["imgid", "answers", "box", "path"])
     row_of = {columns["imgid"][row]: int(row) for row in gallery}
-    answers = [
-        [row_of[imgid] for imgid in (columns["answers"][row] or "").split(";") if imgid in row_of] for row in asked
-    ]
+    answers: list[list[int]] = []
+    absent = engine.gallery.manifest.rows  # right answers that the gallery lacks count, as rows that are never found
+    for row in asked:
+        wanted = [imgid for imgid in (columns["answers"][row] or "").split(";") if imgid]
+        answers.append([row_of.get(imgid, absent + place) for place, imgid in enumerate(wanted)])
     queries = protocols.listed_queries(answers, asked, gallery, at_most, seed)
     root = Path(engine.gallery.manifest.source["path"])
     boxes = [columns["box"][row] for row in queries.row]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from index.errors import InputError
+from index.errors import InputError, PhotoError
 from retrieval.datasets import benchmarks, fashionai, lists, onehot, polyvore
 from retrieval.datasets.readers import open_photos
+from retrieval.datasets.records import Cropped
+from retrieval.photos import decode
 from tests.retrieval.datasets import published
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
@@ -236,6 +240,19 @@ def test_alisc_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert "query_answer.txt, line 1: '1001' is no photo of eval_image" in refused(tmp_path)
 
 
+def test_the_part_of_a_photo_in_a_box_is_read(tmp_path: Path) -> None:
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    part = decode(Cropped.of(tmp_path / "a.png", "4,6,10,8")).image
+    assert np.array_equal(np.asarray(part), pixels[6:14, 4:14])
+    beyond = decode(Cropped.of(tmp_path / "a.png", "-3,15,9,40")).image  # cut to what there is
+    assert np.array_equal(np.asarray(beyond), pixels[15:, :6])
+    with pytest.raises(PhotoError, match="'4,6,10' is no box x,y,w,h"):
+        Cropped.of(tmp_path / "a.png", "4,6,10")
+    with pytest.raises(PhotoError, match="holds nothing of 30 x 20 pixels"):
+        Cropped.of(tmp_path / "a.png", "30,0,5,5")()
+
+
 # Edit-retrieval splits
 
 
@@ -252,8 +269,6 @@ def test_edit_splits(tmp_path: Path) -> None:
 
 
 def test_numbered_names_sort_as_they_are_numbered() -> None:
-    import numpy as np
-
     named = onehot.names_of(np.array([16, 2, 120]))
     assert list(named) == ["attribute01", "attribute02", "attribute03"]
     assert named["attribute03"][-1] == "120"

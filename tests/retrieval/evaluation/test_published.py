@@ -112,6 +112,22 @@ def test_alisc_asks_for_what_is_in_the_box(opened: Callable[..., Engine]) -> Non
         assert judged["metrics"]["map@20"] == pytest.approx(np.mean(values))
 
 
+def test_a_right_answer_that_was_not_indexed_counts_as_missed(tmp_path: Path, tiny_model: Path) -> None:
+    published.alisc(tmp_path / "set")
+    published.write(tmp_path / "set" / "query_answer.txt", "3001,2001;2002")
+    (tmp_path / "set" / "eval_image" / "2002.jpg").write_bytes(b"no photo")
+    build_gallery(open_photos(tmp_path / "set"), tmp_path / "g", tiny_model)
+    engine = Engine.open(tmp_path / "g")
+    judged = runs.run(engine, "alisc")["alisc"]["image only"]
+    found = [hit.attributes["imgid"] for hit in engine.query(_box(tmp_path), where="split = gallery", topk=20).hits]
+    assert judged["gallery"] == len(found) == 4
+    assert judged["metrics"]["map@20"] == pytest.approx(1 / (found.index("2001") + 1) / 2)
+
+
+def _box(folder: Path) -> Any:
+    return photos.decode(folder / "set" / "query_image" / "3001.jpg").image.crop((4, 6, 32, 46))
+
+
 def test_alisc_queries_without_a_box_are_asked_whole(
     tmp_path: Path, tiny_model: Path, opened: Callable[..., Engine]
 ) -> None:

@@ -125,7 +125,8 @@ def shifted(n: int) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, list[s
     return {k: v.astype(np.float32) for k, v in features.items()}, codes, {"color": list("abc"), "cut": list("pq")}
 
 
-def test_training_finds_the_entries_off_the_blocks() -> None:
+def test_training_finds_the_entries_off_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edits, "BATCH", 64)
     features, codes, vocabulary = shifted(300)
     means = memory.from_means(features, codes, vocabulary)
     labels = np.concatenate((codes[:, :1] == np.arange(3), codes[:, 1:] == np.arange(2)), axis=1).astype(np.int8)
