@@ -34,7 +34,7 @@ class TextConfig(Strict):
 
 
 class FitConfig(Strict):
-    """How the LSTM is trained; an epoch is ``steps`` batches of outfits, drawn anew each time."""
+    """How the LSTM is trained: ``steps`` batches of outfits."""
 
     steps: Annotated[int, Field(ge=1)] = 1500
     batch: Annotated[int, Field(ge=2)] = 64  # outfits; the softmax is over all their items

@@ -22,13 +22,13 @@ from torch import Tensor
 from index.errors import ConfigError, InputError, MismatchError, ModelError
 from index.files import atomic_write
 from retrieval.config import fingerprint as checksum
-from retrieval.models.checkpoint import WEIGHTS
 from retrieval.outfits.config import OutfitConfig, parse
 from retrieval.outfits.network import OutfitNet, log_likelihood
 from retrieval.outfits.slots import Slots
 from retrieval.outfits.text import TextNet, Words
 
 FORMAT = 1
+WEIGHTS = Path(__file__).resolve().parent / "weights"
 DEFAULT = "outfits"  # the model that ships
 AT_ONCE = 512  # outfits scored together
 TRAIN = "fsearch train-outfits makes one"
