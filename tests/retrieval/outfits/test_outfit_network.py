@@ -102,7 +102,7 @@ def test_the_training_loss_is_the_cross_entropy_over_the_batch() -> None:
                 logits = torch.stack([head(h) @ each for each in [right, *others]])
                 losses.append(-torch.log_softmax(logits, 0)[0])
     loss = batch_loss(net, *padded(table, batch))
-    assert float(loss) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
+    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
 
 
 def test_what_is_expected_is_a_query_vector() -> None:
