@@ -50,7 +50,7 @@ def _tiles(engine: Engine, result: Result) -> tuple[Tile, ...]:
         Tile(
             engine.photo_path(hit.path),
             hit.id,
-            (f"score: {hit.score:.3f}", *([f"= {hit.why(3)}"] if hit.shares else []), *_lines(hit.shown())),
+            (f"score: {hit.score:.3f}", *([f"= {hit.why(2)}"] if hit.shares else []), *_lines(hit.shown())),
         )
         for hit in result.hits
     )

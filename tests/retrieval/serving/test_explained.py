@@ -101,7 +101,7 @@ def test_a_result_with_shares_is_saved_with_heat(engine: Engine, garment_photos:
             for tile, hit in zip(row.results, result.hits, strict=True):
                 assert tile.lines == (f"{block}: {(hit.shares or {})[block]:.3f} of {hit.score:.3f}",)
         assert page.count("<img") == 12
-        assert result.hits[0].why(3) in page
+        assert result.hits[0].why(2) in page
     plain = engine.query(photo, topk=3)
     assert why_rows(engine, plain, photo) == []
 
