@@ -14,6 +14,7 @@ from pathlib import Path
 
 from index.errors import InputError
 from retrieval.datasets import lists
+from retrieval.datasets.scan import is_folder
 from retrieval.datasets.source import PhotoSource
 
 LABELS = "Annotations/label.csv"
@@ -90,4 +91,4 @@ def _parts(root: Path) -> list[str]:
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:  # a folder may hold millions of photos: only folders are looked into
-        return sorted(entry.name for entry in entries if entry.is_dir() and (root / entry.name / LABELS).is_file())
+        return sorted(entry.name for entry in entries if is_folder(entry) and (root / entry.name / LABELS).is_file())

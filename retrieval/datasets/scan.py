@@ -34,7 +34,7 @@ def scan(root: Path, inside: str) -> tuple[list[str], list[Missing]]:
                     if entry.name.startswith("."):
                         continue
                     path = posixpath.join(folder, entry.name)
-                    if _is_folder(entry):
+                    if is_folder(entry):
                         waiting.append((path, (*above, here)))
                     elif posixpath.splitext(entry.name)[1].lower() in SUFFIXES:
                         paths.append(path)
@@ -48,7 +48,8 @@ def scan(root: Path, inside: str) -> tuple[list[str], list[Missing]]:
     return paths, sorted(missing)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or leads to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
