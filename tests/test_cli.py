@@ -18,20 +18,8 @@ from cli import main
 from index.gallery import Gallery
 from retrieval.models import checkpoint
 
-COMMANDS = (
-    "build-index",
-    "add",
-    "remove",
-    "compact",
-    "query",
-    "detect",
-    "explain",
-    "bench",
-    "duplicates",
-    "outfit",
-    "info",
-)
-COMMANDS += ("verify", "train", "train-detector", "train-outfits", "generate", "data")
+COMMANDS = ("build-index", "add", "remove", "compact", "query", "detect", "explain", "bench", "duplicates", "outfit")
+COMMANDS += ("info", "verify", "train", "train-detector", "train-outfits", "generate", "data")
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
