@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,9 @@ def _cut(
     fine = photos.decode(content, limits, long_side=-(-size * max(rough.width, rough.height) // max(box[2:])))
     left, top, right, bottom = fine.box
     x, y = (right - left) / fine.width, (bottom - top) / fine.height
-    part = (left + box[0] * x, top + box[1] * y, left + (box[0] + box[2]) * x, top + (box[1] + box[3]) * y)
-    return photos.letterbox(fine.image, size, part)
+    corner = math.floor(left + box[0] * x), math.floor(top + box[1] * y)
+    end = math.ceil(left + (box[0] + box[2]) * x), math.ceil(top + (box[1] + box[3]) * y)
+    return photos.letterbox(fine.image.crop((*corner, *end)), size)  # cropped first: a resize would look beyond the box
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:

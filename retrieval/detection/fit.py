@@ -41,7 +41,7 @@ def train_from(config: str | Path, photos: Path, out: Path | None = None, progre
         raise InputError(f"{out} is a folder: name the file, such as {out / model.DEFAULT}")
     parts = data.gather(photos, settings)
     net, seconds = fit(parts.learned, settings, out.with_name(f"{out.stem}.state.safetensors"), progress)
-    facts = {"photos": len(parts.learned), "garments": sum(len(each.labels) for each in parts.learned)}
+    facts: dict[str, Any] = {"photos": len(parts.learned), "garments": sum(len(each.labels) for each in parts.learned)}
     facts |= {"steps": settings.training.steps, "seconds": round(seconds), "validation": {"photos": len(parts.held)}}
     draft = model.Detector(net, settings, "", out, {})
     facts["validation"] |= measured(draft, parts.held, progress)

@@ -39,7 +39,8 @@ class Pyramid(nn.Module):
         self.out_channels = sizes.channels  # torchvision asks for this name
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        x, maps = self.stem(x), OrderedDict()
+        x = self.stem(x)
+        maps: OrderedDict[str, Tensor] = OrderedDict()
         for place, stage in enumerate(self.body):
             x = stage(x)
             if place in self.at:

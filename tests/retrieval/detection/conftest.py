@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
     "model": {"backbone": "regnet_tiny", "input_size": 96, "channels": 16, "hidden": 32},
     "training": {"steps": 60, "batch": 4, "learning_rate": 3e-3, "backbone_rate": 1, "frozen": 0},
     "holdout": 0.25,
-    "threshold": 0.3,
+    "threshold": 0.1,
     "classes": {"upper": UPPER, "lower": ["skirt", "trousers", "shorts"], "full-body": ["dress", "jumpsuit"]},
     "ignore": ["hair"],
 }

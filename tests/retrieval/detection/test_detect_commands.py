@@ -124,7 +124,7 @@ def test_a_query_by_the_best_garment(
     monkeypatch.setattr(model.Detector, "find", lambda *_: [])
     nothing = run(*words, "lower")
     assert nothing.stderr == (
-        f"no garment of class lower found in {photo} (score above 0.3): the whole photo is searched\n"
+        f"no garment of class lower found in {photo} (score above 0.1): the whole photo is searched\n"
     )
     assert nothing.stdout == run("query", photo, "-g", shop, "-k", 4).stdout
 
@@ -172,7 +172,7 @@ def test_a_gallery_of_crops(
     assert "is up to date" in run(*words).stdout
     gallery, detector, network = Gallery.open(path), model.read(out), checkpoint.read(tiny_model)
     rows = gallery.columns(["id", "path", "width", "height", "box"]).to_pylist()
-    assert [row["id"] for row in rows] == [f"{n:02d}" for n in range(24)]
+    assert [row["id"] for row in rows] == [f"{n:02d}.png" for n in range(24)]
     assert {(row["width"], row["height"]) for row in rows} == {(96, 128)}
     units = gallery.vectors(np.arange(24)).astype(np.float32)
     boxes = 0
@@ -197,7 +197,7 @@ def test_a_gallery_of_crops(
         catalogue.add_photos(source, path)
     assert run("add", extra, "-g", path, "--detect", "--detector", out).exit_code == 0
     again = Gallery.open(path).columns(["id", "box"]).to_pylist()
-    assert again[-1] == {"id": "new", "box": rows[3]["box"]}
+    assert again[-1] == {"id": "new.png", "box": rows[3]["box"]}
 
 
 def test_crops_and_whole_photos_do_not_mix(

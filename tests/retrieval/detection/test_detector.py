@@ -57,7 +57,7 @@ def test_torchvisions_detector_gets_a_head_of_our_classes() -> None:
 
 def test_training_finds_drawn_garments(trained: tuple[Path, dict[str, Any]], street: Path) -> None:
     out, told = trained
-    assert told["validation"]["map50"] > 0.3  # untrained: 0.00
+    assert told["validation"]["classes"]["upper"]["ap50"] > 0.3  # untrained: next to nothing
     assert told["photos"] + told["validation"]["photos"] == 24
     detector = model.read(out)
     assert detector.fingerprint == told["fingerprint"]
@@ -149,7 +149,7 @@ def seeing(*boxes: tuple[list[float], int, float], seen: list[Any] | None = None
 
 def test_boxes_are_in_pixels_of_the_photo() -> None:
     seen: list[Any] = []
-    detector = seeing(([10, 20, 40, 80], 2, 0.6), ([0, 0, 48, 96], 1, 0.9), ([0, 0, 5, 5], 3, 0.1), seen=seen)
+    detector = seeing(([10, 20, 40, 80], 2, 0.6), ([0, 0, 48, 96], 1, 0.9), ([0, 0, 5, 5], 3, 0.05), seen=seen)
     photo = Image.new("RGB", (200, 400), (255, 0, 0))
     found = detector.find(Decoded(photo, 200, 400, (0, 0, 200, 400)))
     assert seen[0].shape == (3, 96, 48)
