@@ -388,6 +388,7 @@ class Engine:
             "photos": manifest.photos,
             "rejected": manifest.rejected,
             "source": manifest.source["path"],
+            **({"crops by detector": manifest.source["detector"]} if "detector" in manifest.source else {}),
             **self._changes(),
             "model": f"{manifest.model['name']} {manifest.model['fingerprint']}".strip(),
             "config": manifest.config_fingerprint,

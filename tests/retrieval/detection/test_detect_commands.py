@@ -187,6 +187,7 @@ def test_a_gallery_of_crops(
         part.save(tmp_path / "part.png")
         assert encode_photos(network, [tmp_path / "part.png"]).units[0] == pytest.approx(unit, abs=0.002)
     assert boxes > 12
+    assert json.loads(run("info", "-g", path, "--json").stdout)["crops by detector"] == detector.fingerprint
     with pytest.raises(MismatchError, match="was made with config"):
         build(photos, path, tiny_model)
     extra = tmp_path / "more"
