@@ -14,15 +14,18 @@ from index.errors import FsearchError
 from index.recipe import KINDS, bytes_of
 from retrieval.commands.bench import bench
 from retrieval.commands.data import data
+from retrieval.commands.detect import detect as detect_command
+from retrieval.commands.detect import detecting, framed, framing, wanted
 from retrieval.commands.explain import explain
 from retrieval.commands.generate import generate
 from retrieval.commands.info import info
 from retrieval.commands.options import FOLDER
 from retrieval.commands.options import gallery as _gallery
 from retrieval.commands.outfit import outfit
+from retrieval.commands.train_detector import train_detector
 from retrieval.commands.train_outfits import train_outfits
 
-RESUMED = ("build-index", "train", "generate")
+RESUMED = ("build-index", "train", "train-detector", "generate")
 
 
 class Commands(click.Group):
@@ -86,11 +89,13 @@ def _vectors(command: Callable[..., Any]) -> Callable[..., Any]:
 @_index("auto")
 @_vectors
 @click.option("--blocks", metavar="NAME=DIMS,...", help="The blocks of --vectors, in order.  [default: one, vector]")
+@detecting
 @click.option("--replace", is_flag=True, help="Replace a gallery of other photos or another model.")
 @click.option("--reindex", is_flag=True, help="Only build the index anew, from the gallery's table.")
 def build_index(
     photos: Path | None, gallery: Path, labels: Path | None, model: str | None, recipe: str, memory: int | None,
-    device: str | None, vectors: str | None, blocks: str | None, replace: bool, reindex: bool,
+    device: str | None, vectors: str | None, blocks: str | None, detect: bool, detector: Path | None,
+    replace: bool, reindex: bool,
 ) -> None:  # fmt: skip
     """Embed a folder (or CSV, or Parquet) of photos and index it; interrupted, it goes on where it stopped.
 
@@ -99,6 +104,8 @@ def build_index(
     """
     if (photos is None) != reindex:
         raise click.UsageError("give PHOTOS, or --reindex to index an existing gallery anew")
+    if detect and (reindex or vectors is not None):
+        raise click.UsageError("--detect crops PHOTOS, not what --vectors or --reindex take")
     if (vectors is None and blocks) or (vectors is not None and (photos is None or labels or model)):
         raise click.UsageError(
             "--vectors COLUMN goes with a Parquet and --blocks, not with --labels, --model, --reindex"
@@ -121,7 +128,7 @@ def build_index(
         return
     built = embed.build_gallery(
         open_photos(photos, labels), gallery, model, kind=recipe, replace=replace, memory=memory, device=device,
-        progress=True,
+        detector=wanted(detect, detector), progress=True,
     )  # fmt: skip
     click.echo(_summary(built.gallery) if built.fresh else f"{gallery} is up to date: {_summary(built.gallery)}")
     if built.rejected:
@@ -134,7 +141,10 @@ def build_index(
 @_gallery
 @click.option("--labels", type=FOLDER, help="As for build-index; only columns that the gallery has.")
 @_vectors
-def add(photos: Path, gallery: Path, labels: Path | None, vectors: str | None) -> None:
+@detecting
+def add(
+    photos: Path, gallery: Path, labels: Path | None, vectors: str | None, detect: bool, detector: Path | None
+) -> None:
     """Add photos to a gallery, in place of those whose ids it has; interrupted, it goes on where it stopped.
 
     \b
@@ -144,14 +154,15 @@ def add(photos: Path, gallery: Path, labels: Path | None, vectors: str | None) -
     if vectors is not None:
         from index.create import add_vectors
 
-        if labels:
-            raise click.UsageError("--vectors takes labels from the Parquet's own columns, not from --labels")
+        if labels or detect:
+            raise click.UsageError("--vectors takes labels from the Parquet's own columns, not from --labels, --detect")
         change = add_vectors(gallery, photos, vector_column=vectors, progress=True)
     else:
         from retrieval import catalogue
         from retrieval.datasets.readers import open_photos
 
-        change = catalogue.add_photos(open_photos(photos, labels), gallery, progress=True)
+        cropped = wanted(detect, detector)
+        change = catalogue.add_photos(open_photos(photos, labels), gallery, detector=cropped, progress=True)
     done = f"{change.added:,} added, {change.removed:,} of them in place of old ones"
     _changed(change, done if change.added else "nothing new")
     if vectors is None and change.rejected:
@@ -216,6 +227,7 @@ def _summary(gallery: Any) -> str:
 @click.option("--where", multiple=True, metavar="CONDITION", help="Keep rows such as 'price<50 and not color=red'.")
 @click.option("--text", metavar="WORDS", help="Words for what is wanted, alone or beside a photo or --like.")
 @click.option("--like", metavar="ID", help="Query by a gallery row instead of a photo; it does not answer itself.")
+@framing
 @click.option("--exclude", multiple=True, metavar="ID", help="A row that must not be an answer; may be repeated.")
 @click.option("--one-per", metavar="COLUMN", help="At most one result, the best, for each value of this column.")
 @click.option("--min-score", type=float, metavar="NUMBER", help="Only results whose score is at least this.")
@@ -236,12 +248,14 @@ def query(
     drop: tuple[str, ...], where: tuple[str, ...], like: str | None, exclude: tuple[str, ...], one_per: str | None,
     min_score: float | None, topk: int, page: int, recall: float | None, nprobe: int | None, rerank: int | None,
     why: bool, as_json: bool, save: Path | None, batch: Path | None, out: Path | None, model: str | None,
-    text: str | None, outfits: Path | None,
+    text: str | None, outfits: Path | None, box: tuple[int, int, int, int] | None, detect: str | None,
+    detector: Path | None,
 ) -> None:  # fmt: skip
     """Search by a photo, edited: same style, other color.
 
     \b
     fsearch query img.jpg --set color=gray --where gender=Women --save sheet.html
+    fsearch query img.jpg --box 20,30,60,80 --gallery shop.gallery
     fsearch query --text "navy polo shirt" --gallery shop.gallery
     fsearch query --batch queries.csv --gallery shop.gallery --topk 30 --out results.parquet
     """
@@ -252,6 +266,7 @@ def query(
         raise click.UsageError("give one of PHOTO, --like ID, --text WORDS and --batch FILE")
     if (batch is None) != (out is None):
         raise click.UsageError("--batch FILE and --out FILE go together")
+    frame = framed(photo, box, detect, detector)
     if batch is not None and out is not None:
         if any((set_, from_, weight, drop, where, exclude, one_per, min_score is not None, why, as_json, save, text)):
             raise click.UsageError("--batch takes edits, filters and weights from the file's columns, not from options")
@@ -271,22 +286,24 @@ def query(
     result = engine.query(
         photo, text=text, like=like, set=q.assignments(set_), old=q.assignments(from_, "--from"),
         weight=q.weights_of(weight), drop=drop, where=where, exclude=exclude, one_per=one_per, min_score=min_score,
-        topk=topk, offset=(page - 1) * topk, recall=recall, explain=why,
+        topk=topk, offset=(page - 1) * topk, recall=recall, explain=why, box=frame.box if frame else None,
     )  # fmt: skip
     if text is not None and (unknown := engine.words.codes(text)[1]):
         click.echo(f"passed over, never learned: {', '.join(unknown)}", err=True)
     if save is not None:
         from retrieval.serving.pages import save_result
 
-        save_result(save, engine, result, photo if photo is not None else like or "", text)
+        save_result(save, engine, result, photo if photo is not None else like or "", text, frame)
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        told = result.to_json() | ({"frame": frame.to_json()} if frame else {})
+        click.echo(json.dumps(told, indent=1, ensure_ascii=False))
     else:
-        click.echo(result.text(page))
+        click.echo((f"{frame.words()}\n" if frame else "") + result.text(page))
     if save is not None:
         click.echo(f"saved {save}", err=as_json)
 
 
+main.add_command(detect_command)
 main.add_command(explain)
 main.add_command(bench)
 
@@ -369,6 +386,7 @@ def train(config: Path, photos: Path | None, labels: Path | None, out: Path | No
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
+main.add_command(train_detector)
 main.add_command(train_outfits)
 main.add_command(generate)
 

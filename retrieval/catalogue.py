@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from index import catalogue, table
-from index.errors import DamagedError, InputError
+from index.errors import DamagedError, InputError, MismatchError
 from index.files import file_facts, only_writer, remove
 from index.gallery import MODEL, REJECTED, TABLE, Gallery, remove_leftovers
 from index.manifest import Manifest
@@ -18,9 +18,13 @@ from index.table import ROWS_PER_PART
 from retrieval.datasets.readers import PhotoSource
 from retrieval.datasets.records import Photo
 from retrieval.datasets.tables import read_table
-from retrieval.embed import Rejected, embed, write_rejected
+from retrieval.embed import embed
 from retrieval.models import checkpoint
 from retrieval.models.checkpoint import Model
+from retrieval.ready import Rejected, write_rejected
+
+if TYPE_CHECKING:
+    from retrieval.detection.model import Detector
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,15 @@ class Added:
 
 
 def add_photos(
-    source: PhotoSource, gallery: str | Path, *, rows_per_part: int = ROWS_PER_PART, progress: bool = False
-) -> Added:
+    source: PhotoSource, gallery: str | Path, *, detector: Detector | None = None, rows_per_part: int = ROWS_PER_PART,
+    progress: bool = False,
+) -> Added:  # fmt: skip
     """Embed every photo of ``source`` with the gallery's own model and add it; the same id replaces what was there.
 
     Label columns must be some of the gallery's; those not given are blank. Interrupted, the same call goes on at the
     first part that is missing. A listing that was added last is there already, and nothing is done. A photo that cannot
-    be read replaces nothing. InputError when none can be read or a label column is unknown; nothing is changed then.
+    be read replaces nothing. detector: the one that the gallery was built with, if it was; MismatchError for another.
+    InputError when none can be read or a label column is unknown; nothing is changed then.
     """
     path = Path(gallery)
     Gallery.read_manifest(path)  # what is no gallery is said before it is held
@@ -56,6 +62,7 @@ def add_photos(
                 f"{path} was made from vectors and has no model that could embed a photo; add vectors:"
                 " `fsearch add FILE.parquet --vectors COLUMN`"
             )
+        _same_detector(path, manifest.source.get("detector"), detector)
         if unknown := [name for name in source.attributes if name not in manifest.labels]:
             has = table.nearest(unknown[0], manifest.labels) if manifest.labels else "it has no labels"
             raise InputError(f"no label column {unknown[0]!r} in {path}; {has}; build-index takes new columns")
@@ -68,7 +75,7 @@ def add_photos(
         parts, rejected = embed(
             _placed(source, Path(manifest.source["path"])), len(source), manifest.labels, network, path / TABLE,
             {"model": network.fingerprint, "config": manifest.config_fingerprint, "source": listing},
-            first_part=first, rows_per_part=rows_per_part, progress=progress,
+            first_part=first, rows_per_part=rows_per_part, detector=detector, progress=progress,
         )  # fmt: skip
         if not sum(part.rows for part in parts):
             for part in parts:
@@ -80,6 +87,18 @@ def add_photos(
         files, count = _rejected(opened, rejected, ids, first)
         change = catalogue.append(opened, parts, files=files, rejected=count, last=listing, progress=progress)
         return Added(*change, len(rejected), _reasons(rejected))
+
+
+def _same_detector(path: Path, has: str | None, detector: Detector | None) -> None:
+    given = None if detector is None else detector.fingerprint
+    if has == given:
+        return
+    if has is None:
+        raise InputError(f"{path} holds whole photos, not crops: add without --detect, or build it anew with it")
+    raise MismatchError(
+        f"{path} holds crops by detector {has}, this is {given or 'none'}: add with --detect and --detector FILE, "
+        "the one that it was built with"
+    )
 
 
 def _model(gallery: Gallery) -> Model:

@@ -9,7 +9,6 @@ killed run therefore goes on at the first missing part, and batches never cross 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,23 +17,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
 from index import table
 from index.accelerate import chosen
 from index.build import build_generation, is_current, kept_kind
-from index.errors import DamagedError, GalleryError, InputError, MismatchError, PhotoError
-from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, only_writer, remove, sha256_file
+from index.errors import DamagedError, GalleryError, InputError, MismatchError
+from index.files import TEMPORARY, atomic_write, file_facts, only_writer, remove, sha256_file
 from index.gallery import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
 from index.recipe import choose
 from index.table import ROWS_PER_PART, Layout, Part
@@ -47,6 +45,10 @@ from retrieval.models.checkpoint import Model
 from retrieval.models.encode import BATCH, encode
 from retrieval.models.memory import to_bytes
 from retrieval.models.network import block_dims
+from retrieval.ready import BOX, Ready, Rejected, ready, write_rejected
+
+if TYPE_CHECKING:
+    from retrieval.detection.model import Detector
 
 AHEAD = 2 * (os.cpu_count() or 1)  # batches under way
 
@@ -54,36 +56,9 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A photo that is not in the table, and why. ``id`` or ``path`` is "" where there is none."""
-
-    id: str
-    path: str
-    reason: str
-
-
 def layout_of(model: Model) -> Layout:
     """The blocks of a model's embedding, look first."""
     return Layout.of(block_dims(model.config.model))
-
-
-class _Ready(NamedTuple):
-    """A photo that decoded."""
-
-    pixels: npt.NDArray[np.uint8]
-    width: int
-    height: int
-    content_hash: str
-
-
-def _decode(photo: Photo, size: int, limits: photos.Limits) -> _Ready | Rejected:
-    try:
-        content = photos.fetch(photo.source, limits)
-        loaded = photos.load(content, size, limits)
-    except PhotoError as error:
-        return Rejected(photo.id, photo.path, error.reason)
-    return _Ready(loaded.pixels, loaded.width, loaded.height, hashlib.sha256(content).hexdigest())
 
 
 def ahead(pool: ThreadPoolExecutor, work: Callable[[T], S], items: Iterable[T], depth: int) -> Iterator[tuple[T, S]]:
@@ -123,12 +98,14 @@ def embed(
     first_part: int = 0,
     rows_per_part: int = ROWS_PER_PART,
     limits: photos.Limits = photos.LIMITS,
+    detector: Detector | None = None,
     progress: bool = False,
 ) -> tuple[list[Part], list[Rejected]]:
     """Write the table's parts into ``folder``; parts that an earlier run of the same build finished are kept.
 
     source: ``total`` photos in a stable order. labels: the label columns to store. footer: what identifies the build;
-    a part is kept only if its footer says the same. Parts are named part-NNNNN.parquet from ``first_part`` on.
+    a part is kept only if its footer says the same. detector: each photo is cropped to its best
+    box. Parts are named part-NNNNN.parquet from ``first_part`` on.
     Returns the parts and every photo that is not in them, both in listing order.
     """
     parts: list[Part] = []
@@ -144,7 +121,7 @@ def embed(
             wanted = footer | {"span": f"{number * rows_per_part}+{len(span)}"}
             part, lost = _finished(path, wanted)
             if part is None:
-                part, lost = _write(pool, span, labels, model, path, wanted, limits, bar)
+                part, lost = _write(pool, span, labels, model, path, wanted, limits, detector, bar)
             else:
                 bar.update(len(span))
                 if not bar.disable:  # a quiet bar has no such field
@@ -173,13 +150,14 @@ def _finished(path: Path, wanted: dict[str, str]) -> tuple[Part | None, list[Rej
 
 def _write(
     pool: ThreadPoolExecutor, span: Sequence[Photo], labels: Sequence[str], model: Model, path: Path,
-    footer: dict[str, str], limits: photos.Limits, bar: tqdm,
+    footer: dict[str, str], limits: photos.Limits, detector: Detector | None, bar: tqdm,
 ) -> tuple[Part, list[Rejected]]:  # fmt: skip
     schema = table.schema(layout_of(model), labels, list(model.memory.vocabulary))
     groups = [span[at : at + BATCH] for at in range(0, len(span), BATCH)]
     batches: list[pa.RecordBatch] = []
     rejected: list[Rejected] = []
-    for group, (batch, lost) in ahead(pool, lambda each: _batch(each, labels, model, schema, limits), groups, AHEAD):
+    work = partial(_batch, labels=labels, model=model, schema=schema, limits=limits, detector=detector)
+    for group, (batch, lost) in ahead(pool, work, groups, AHEAD):
         batches.append(batch)
         rejected += lost
         bar.update(len(group))
@@ -189,23 +167,25 @@ def _write(
 
 
 def _batch(
-    group: Sequence[Photo], labels: Sequence[str], model: Model, schema: pa.Schema, limits: photos.Limits
-) -> tuple[pa.RecordBatch, list[Rejected]]:
+    group: Sequence[Photo], labels: Sequence[str], model: Model, schema: pa.Schema, limits: photos.Limits,
+    detector: Detector | None,
+) -> tuple[pa.RecordBatch, list[Rejected]]:  # fmt: skip
     """Rows of the table for the photos that can be read, and the others."""
     size = model.config.model.input_size
-    results = [(photo, _decode(photo, size, limits)) for photo in group]
-    held = [(photo, ready) for photo, ready in results if isinstance(ready, _Ready)]
-    rejected = [ready for _, ready in results if isinstance(ready, Rejected)]
+    results = [(photo, ready(photo, size, limits, detector)) for photo in group]
+    held = [(photo, each) for photo, each in results if isinstance(each, Ready)]
+    rejected = [each for _, each in results if isinstance(each, Rejected)]
     if not held:
         return pa.RecordBatch.from_pylist([], schema=schema), rejected
-    encoded = encode(model, np.stack([ready.pixels for _, ready in held]))
+    encoded = encode(model, np.stack([each.pixels for _, each in held]))
+    own = [photo.attributes if detector is None else photo.attributes | {BOX: each.box} for photo, each in held]
     columns = [
         pa.array([photo.id for photo, _ in held], pa.string()),
         pa.array([photo.path or None for photo, _ in held], pa.string()),
-        pa.array([ready.width for _, ready in held], pa.int32()),
-        pa.array([ready.height for _, ready in held], pa.int32()),
-        pa.array([ready.content_hash for _, ready in held], pa.string()),
-        *(pa.array([photo.attributes.get(name) for photo, _ in held], pa.string()) for name in labels),
+        pa.array([each.width for _, each in held], pa.int32()),
+        pa.array([each.height for _, each in held], pa.int32()),
+        pa.array([each.content_hash for _, each in held], pa.string()),
+        *(pa.array([values.get(name) for values in own], pa.string()) for name in labels),
         *(pa.array(values, pa.string()) for values in encoded.predicted.values()),
         table.fixed_size_list(encoded.norms),
         table.fixed_size_list(encoded.units.astype(np.float16)),
@@ -231,13 +211,14 @@ def build_gallery(
     replace: bool = False,
     memory: int | None = None,
     device: str | None = None,
+    detector: Detector | None = None,
     rows_per_part: int = ROWS_PER_PART,
     progress: bool = False,
 ) -> Built:
     """Embed every photo of ``source`` and index it: ``fsearch build-index``.
 
     model: a checkpoint or a shipped model's name (default: the shipped one); kind, memory, device: of the index, see
-    ``index.build.build_generation``.
+    ``index.build.build_generation``. detector: crops each photo to its best box, noted in the column box (blank: none).
     Interrupted, the same call goes on at the first part that is missing. A gallery that already holds these photos, by
     this model, is left as it is; what is damaged in it is made anew. One of other photos or another model, or one that
     was added to or removed from since, is a MismatchError, unless ``replace``: then the new one is built beside it and
@@ -249,19 +230,23 @@ def build_gallery(
     network = checkpoint.read(model)
     listing = source.fingerprint()[:16]
     settings = network.config.model_dump(mode="json", exclude={"data", "training"})
+    if detector is not None:
+        settings["detector"] = detector.fingerprint
+        if BOX in source.attributes:
+            raise InputError(f"the labels have a column {BOX!r} already, where --detect notes its boxes: rename it")
     identity = {"model": network.fingerprint, "config": fingerprint(settings), "source": listing}
-    layout, labels = layout_of(network), list(source.attributes)
+    layout, labels = layout_of(network), [*source.attributes, *([BOX] if detector is not None else [])]
     table.schema(layout, labels, list(network.vocabulary))  # what cannot be built is refused before anything is written
     choose(len(source), layout.dim, kind)
     chosen(device)
     index: dict[str, Any] = {"kind": kind, "memory": memory, "device": device}
     with only_writer(path):
-        return _build(source, path, network, identity, labels, index, replace, rows_per_part, progress)
+        return _build(source, path, network, identity, labels, index, replace, rows_per_part, detector, progress)
 
 
 def _build(
     source: PhotoSource, path: Path, network: Model, identity: dict[str, str], labels: list[str],
-    index: dict[str, Any], replace: bool, rows_per_part: int, progress: bool,
+    index: dict[str, Any], replace: bool, rows_per_part: int, detector: Detector | None, progress: bool,
 ) -> Built:  # fmt: skip
     layout = layout_of(network)
     old = _existing(path, replace)
@@ -282,7 +267,7 @@ def _build(
             shutil.copyfile(sound, kept)  # a copy that was cut off is found out and made again
     parts, rejected = embed(
         source, len(source), labels, network, path / "table", identity,
-        first_part=first, rows_per_part=rows_per_part, progress=progress,
+        first_part=first, rows_per_part=rows_per_part, detector=detector, progress=progress,
     )  # fmt: skip
     rows = sum(part.rows for part in parts)
     if not rows:
@@ -304,7 +289,8 @@ def _build(
         },
         weights={name: float(search.weights.get(name, 1.0)) for name in layout.names},
         model={"name": network.config.name, "fingerprint": network.fingerprint},
-        source={"path": str(source.root.resolve()), "fingerprint": identity["source"]},
+        source={"path": str(source.root.resolve()), "fingerprint": identity["source"]}
+        | ({"detector": detector.fingerprint} if detector is not None else {}),
         config_fingerprint=identity["config"],
         labels=labels,
         parts=parts,
@@ -422,13 +408,6 @@ def _beside(path: Path, model: Model, rejected: Sequence[Rejected], suffix: str)
     atomic_write(path / names[1], to_bytes(model.memory, model.fingerprint))
     write_rejected(path / names[2], rejected)
     return {name: file_facts(path / name) for name in names}
-
-
-def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
-    """rejected.parquet: id, path, reason."""
-    columns = {key: [getattr(r, key) for r in rejected] for key in ("id", "path", "reason")}
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table({key: pa.array(values, pa.string()) for key, values in columns.items()}), temporary)
 
 
 def rejected_path(gallery: Gallery) -> Path:

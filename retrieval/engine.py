@@ -27,6 +27,7 @@ from index.table import PREDICTED
 from retrieval import query as q
 from retrieval import ranking
 from retrieval.config import LOOK
+from retrieval.datasets.records import Cropped
 from retrieval.explain.shares import shares
 from retrieval.models import memory
 from retrieval.photos import Source, source_of
@@ -125,6 +126,7 @@ class Engine:
         offset: int = 0,
         recall: float | None = None,
         explain: bool = False,
+        box: tuple[int, int, int, int] | None = None,
     ) -> Result:
         """Search by one photo (path, bytes or PIL image) or by a gallery row (``like``), edited; by ``text``; by both.
 
@@ -133,13 +135,15 @@ class Engine:
         conditions such as "price < 50 and gender = Women"; exclude: ids not wanted; one_per: a column, of whose values
         each has one hit at most; min_score: the least score of a hit; topk: answers wanted, None for all that reach
         min_score; offset: the ranks before the first answer, 10 for the second page of 10; recall: least recall@topk
-        (default 0.95); explain: each hit says what every block adds to its score (``Hit.shares``). Names and values may
-        be aliases. ``like`` never returns its own row.
+        (default 0.95); explain: each hit says what every block adds to its score (``Hit.shares``); box: the part of the
+        photo that is asked, x, y, width, height in its pixels. Names and values may be aliases. ``like`` never returns
+        its own row.
 
         Raises UnknownNameError (nearest names offered), PhotoError, InputError, MismatchError.
         """
+        shown = source_of(photo) if box is None else Cropped(source_of(photo), box)
         request = Request(
-            source_of(photo), like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score, text
+            shown, like, set or {}, old or {}, weight or {}, drop, where, exclude, one_per, min_score, text
         )
         return self.query_many([request], topk, recall, offset, explain)[0]
 
@@ -384,6 +388,7 @@ class Engine:
             "photos": manifest.photos,
             "rejected": manifest.rejected,
             "source": manifest.source["path"],
+            **({"crops by detector": manifest.source["detector"]} if "detector" in manifest.source else {}),
             **self._changes(),
             "model": f"{manifest.model['name']} {manifest.model['fingerprint']}".strip(),
             "config": manifest.config_fingerprint,

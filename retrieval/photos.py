@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import re
 import stat
@@ -88,6 +89,19 @@ def source_of(photo: Any) -> Any:
     content = BytesIO()
     photo.save(content, "PNG")
     return content.getvalue()
+
+
+def clipped(box: Box, width: int, height: int, where: str = "") -> tuple[int, int, int, int]:
+    """The whole pixels of a photo that a box left, top, width, height touches, in the same form.
+
+    What of it lies outside the photo is left off; PhotoError where nothing is left.
+    """
+    left, top = max(math.floor(box[0]), 0), max(math.floor(box[1]), 0)
+    right, bottom = min(math.ceil(box[0] + box[2]), width), min(math.ceil(box[1] + box[3]), height)
+    if right <= left or bottom <= top:
+        said = ", ".join(f"{side:g}" for side in box)
+        raise PhotoError(f"box ({said}) holds nothing of {width} x {height} pixels; x, y, w, h lie within them", where)
+    return left, top, right - left, bottom - top
 
 
 def letterbox(image: Image.Image | Pixels, size: int, box: Box | None = None) -> Pixels:

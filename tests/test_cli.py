@@ -18,8 +18,8 @@ from cli import main
 from index.gallery import Gallery
 from retrieval.models import checkpoint
 
-COMMANDS = ("build-index", "add", "remove", "compact", "query", "explain", "bench", "duplicates", "outfit", "info")
-COMMANDS += ("verify", "train", "train-outfits", "generate", "data")
+COMMANDS = ("build-index", "add", "remove", "compact", "query", "detect", "explain", "bench", "duplicates", "outfit")
+COMMANDS += ("info", "verify", "train", "train-detector", "train-outfits", "generate", "data")
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
@@ -89,8 +89,8 @@ def test_the_examples_run_one_after_another(
     for name in COMMANDS[: COMMANDS.index("train")]:
         for words in examples(name):
             more = ["--model", str(tiny_model)] if name == "build-index" else []
-            if name == "outfit" or "--text" in words:
-                continue  # these need titles and a model of outfits: tests/retrieval/outfits
+            if name in ("outfit", "detect") or "--text" in words:
+                continue  # these need titles, a model of outfits, or a detector: tests/retrieval/outfits and detection
             words = [word.replace("gender=Women", "domain=shop") for word in words]
             result = run(*words[1:], *more)
             assert result.exit_code == 0, (words, result.output)

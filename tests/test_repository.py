@@ -163,7 +163,7 @@ def test_a_config_says_how_to_run_it(config: str) -> None:
     text = (ROOT / "configs" / config).read_text(encoding="utf-8")
     header = "\n".join(line for line in text.split("\nname:")[0].splitlines() if line.startswith("#"))
     assert "Command:" in header, f"configs/{config}: its header names no command"
-    assert re.search(rf"fsearch train(-outfits)? {Path(config).stem}\b", header)
+    assert re.search(rf"fsearch train(-outfits|-detector)? {Path(config).stem}\b", header)
     for line in re.findall(r"fsearch [^\n&]+", header):
         words = shlex.split(line)
         assert words[1] in main.commands

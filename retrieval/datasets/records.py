@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.errors import PhotoError
-from retrieval.photos import Source, decode
+from retrieval.photos import Source, clipped, decode
 
 
 class Photo(NamedTuple):
@@ -74,7 +74,7 @@ class Cropped:
     photo is left off.
     """
 
-    file: Path
+    file: Source
     box: tuple[int, int, int, int]
 
     @classmethod
@@ -89,13 +89,10 @@ class Cropped:
     def __call__(self) -> bytes:
         """The part as a PNG. Raises PhotoError, also where the box holds nothing of the photo."""
         image = decode(self.file).image
-        left, top, width, height = self.box
-        right, bottom = min(left + width, image.width), min(top + height, image.height)
-        left, top = max(left, 0), max(top, 0)
-        if right <= left or bottom <= top:
-            raise PhotoError(f"box {self.box} holds nothing of {image.width} x {image.height} pixels", str(self.file))
+        where = str(self.file) if isinstance(self.file, Path) else ""
+        left, top, width, height = clipped(self.box, *image.size, where)
         out = io.BytesIO()
-        image.crop((left, top, right, bottom)).save(out, "PNG")
+        image.crop((left, top, left + width, top + height)).save(out, "PNG")
         return out.getvalue()
 
 

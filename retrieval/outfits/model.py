@@ -5,8 +5,6 @@ It belongs to one image model, whose fingerprint it carries: its items are that 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from index.errors import ConfigError, InputError, MismatchError, ModelError
-from index.files import atomic_write
-from retrieval.config import fingerprint as checksum
+from retrieval.models import sealed
 from retrieval.outfits.config import OutfitConfig, parse
 from retrieval.outfits.network import OutfitNet, log_likelihood
 from retrieval.outfits.slots import Slots
 from retrieval.outfits.text import TextNet, Words
 
-FORMAT = 1
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 DEFAULT = "outfits"  # the model that ships
 AT_ONCE = 512  # outfits scored together
 TRAIN = "fsearch train-outfits makes one"
+KIND = sealed.Kind("outfits", 1, "an outfit model", TRAIN)
 
 Array = npt.NDArray[np.float32]
 
@@ -166,7 +161,6 @@ def write(
     """Write a model atomically, weights as float16. Returns its fingerprint."""
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
     tensors |= {f"text.{name}": value for name, value in words.net.state_dict().items()} | {"pool": pool}
-    tensors = {name: value.detach().cpu().half().contiguous() for name, value in tensors.items()}
     header = {
         "config": config.model_dump(mode="json"),
         "blocks": dict(blocks),
@@ -176,11 +170,7 @@ def write(
         "aliases": dict(aliases),
         "reading": [reading.slope, reading.offset, list(reading.known)],
     }
-    mark = _fingerprint(tensors, header)
-    told = {"fsearch.outfits": str(FORMAT), "fsearch.header": json.dumps(header, ensure_ascii=False)}
-    told |= {"fsearch.facts": json.dumps(facts, ensure_ascii=False), "fsearch.fingerprint": mark}
-    atomic_write(path, save(tensors, told | {"fsearch.checksum": checksum(told)}))
-    return mark
+    return sealed.write(path, KIND, tensors, header, facts)
 
 
 def locate(name: str | Path | None) -> Path:
@@ -195,44 +185,19 @@ def locate(name: str | Path | None) -> Path:
 def read(name: str | Path | None = None) -> OutfitModel:
     """Load an outfit model by path or shipped name. ModelError for one that is missing, damaged or newer."""
     path = locate(name)
+    tensors, header, facts, mark = sealed.read(path, KIND)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            told = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a readable outfit model ({error}): restore it, or {TRAIN}") from None
-    if "fsearch.outfits" not in told:
-        raise ModelError(f"{path}: not an outfit model: {TRAIN}")
-    try:
-        if int(told["fsearch.outfits"]) > FORMAT:
-            version = told["fsearch.outfits"]
-            raise ModelError(f"{path}: written by a newer fsearch (format {version}): upgrade fsearch")
-        if told.pop("fsearch.checksum") != checksum(told):
-            raise ValueError("its checksum differs")
-        header, facts = json.loads(told["fsearch.header"]), json.loads(told["fsearch.facts"])
-        if _fingerprint(tensors, header) != told["fsearch.fingerprint"]:
-            raise ValueError("its weights are not those that were written")
         config = parse(header["config"], "config")
         blocks: dict[str, int] = header["blocks"]
         net = OutfitNet(sum(blocks.values()), config.model.item, config.model.hidden)
         text = TextNet(len(header["words"]), config.text.dim, sum(blocks.values()))
         for part, module in (("net.", net), ("text.", text)):
-            state = {key.removeprefix(part): each.float() for key, each in tensors.items() if key.startswith(part)}
-            module.load_state_dict(state)
+            module.load_state_dict({k.removeprefix(part): each for k, each in tensors.items() if k.startswith(part)})
             module.eval().requires_grad_(False)
         slope, offset, known = header["reading"]
     except (ConfigError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(f"{path}: damaged ({said}): restore the file, or {TRAIN}") from None
+        raise sealed.damaged(path, KIND, error) from None
     return OutfitModel(
         net, Words(text, header["words"], header["aliases"]), config, blocks, header["aspects"], header["image"],
-        tensors["pool"].float(), Reading(slope, offset, tuple(known)), told["fsearch.fingerprint"], path, facts,
+        tensors["pool"], Reading(slope, offset, tuple(known)), mark, path, facts,
     )  # fmt: skip
-
-
-def _fingerprint(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True, ensure_ascii=False).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from retrieval import photos
+from retrieval.datasets.records import Cropped
 from retrieval.engine import Engine, Result
 from retrieval.explain.attribute import Explanation
 from retrieval.explain.shares import deciding
@@ -68,18 +69,20 @@ def summary(sources: Sequence[Path], found: Sequence[Explanation]) -> str:
     return "\n".join(lines)
 
 
-def why_rows(engine: Engine, result: Result, reference: Path | str) -> list[Row]:
+def why_rows(
+    engine: Engine, result: Result, reference: Path | str, box: tuple[int, int, int, int] | None = None
+) -> list[Row]:
     """A row of heat maps for each block that decided: on the results, where they are like the query (edits and all); on
-    the query, where it is like the results. reference: the query's file, or its id.
+    the query, where it is like the results. reference: the query's file, or its id; box: the part of it that was asked.
 
     None for results without shares, and for galleries without a model.
     """
     told = [hit.shares for hit in result.hits if hit.shares is not None]
     if not told or result.vector is None or not engine.gallery.manifest.has_model:
         return []
-    source: Path | None
+    source: photos.Source | None
     if isinstance(reference, Path):
-        source, title = reference, reference.name
+        source, title = reference if box is None else Cropped(reference, box), reference.name
     else:
         asked = engine.describe([engine.gallery.row_of(reference)])[0]
         source, title = engine.photo_path(asked.path), asked.id

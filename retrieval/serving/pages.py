@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from retrieval.detection.frame import Frame
 from retrieval.engine import Engine, Result
 from retrieval.evaluation.bench import METHODS, Example, headline
+from retrieval.serving.boxes import draw_boxes
 from retrieval.serving.explained import why_rows
 from retrieval.serving.report import Section, Table, save_report
 from retrieval.serving.sheet import Row, Tile, save_sheet
@@ -16,17 +18,20 @@ SHOWN = 6  # best, and worst, queries on the bench page
 
 
 def save_result(
-    path: Path, engine: Engine, result: Result, reference: Path | str, text: str | None = None
+    path: Path, engine: Engine, result: Result, reference: Path | str, text: str | None = None,
+    frame: Frame | None = None,
 ) -> None:  # fmt: skip
     """The query, the edit and the results of one search as pictures (.html or .png). reference: a file, or an id, or ""
-    where a text alone was asked.
+    where a text alone was asked; frame: the part of the file that was asked, which is framed on it.
 
     A result with shares shows them, and rows of heat maps follow. MissingDependencyError where those lack captum.
     """
     if not reference:
         query = Tile(None, text or "", (), "query")
     elif isinstance(reference, Path):
-        query = Tile(reference, reference.name, _lines(result.reference), "query")
+        image = reference if frame is None else draw_boxes(reference, [frame])
+        said = () if frame is None else (frame.words(),)
+        query = Tile(image, reference.name, (*said, *_lines(result.reference)), "query")
     else:
         asked = engine.describe([engine.gallery.row_of(reference)])[0]
         query = Tile(engine.photo_path(asked.path), asked.id, _lines(asked.shown(), result.reference), "query")
@@ -42,7 +47,8 @@ def save_result(
     }
     if any(": ~" in line for tile in (query, *row.results) for line in tile.lines):
         facts["~"] = "predicted"
-    save_sheet(path, [row, *(why_rows(engine, result, reference) if reference else ())], "fsearch", facts)
+    why = why_rows(engine, result, reference, frame.box if frame else None) if reference else ()
+    save_sheet(path, [row, *why], "fsearch", facts)
 
 
 def _tiles(engine: Engine, result: Result) -> tuple[Tile, ...]:
