@@ -248,7 +248,7 @@ def build_gallery(
     path = Path(gallery)
     network = checkpoint.read(model)
     listing = source.fingerprint()[:16]
-    settings = network.config.model_dump(mode="json", exclude={"data", "training"})
+    settings = network.config.model_dump(mode="json", exclude={"data", "training", "mine"})
     identity = {"model": network.fingerprint, "config": fingerprint(settings), "source": listing}
     layout, labels = layout_of(network), list(source.attributes)
     table.schema(layout, labels, list(network.vocabulary))  # what cannot be built is refused before anything is written

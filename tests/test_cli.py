@@ -19,7 +19,7 @@ from index.gallery import Gallery
 from retrieval.models import checkpoint
 
 COMMANDS = ("build-index", "add", "remove", "compact", "query", "explain", "bench", "duplicates", "outfit", "info")
-COMMANDS += ("verify", "train", "train-outfits", "generate", "data")
+COMMANDS += ("verify", "train", "train-outfits", "mine", "generate", "data")
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
