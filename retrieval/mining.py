@@ -1,5 +1,5 @@
-"""Cross-domain mining: ``fsearch mine``. A network trained on labelled shop photos (the source) labels photos of another
-kind (the target, such as shoppers' own) by its own search, learns from that, and so on while it gains.
+"""Cross-domain mining: ``fsearch mine``. A network trained on labelled shop photos (the source) labels photos of
+another kind (the target, such as shoppers' own) by its own search, learns from that, and so on while it gains.
 
 A round: the target is embedded and indexed with the network as it is; photos drawn from it are searched for among the
 others; ranks 1 to m are taken for the query's style, ranks i to j for another. The network is then trained on, from
@@ -51,9 +51,9 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class Round:
-    """What a round reached. ``source``, ``target``: same-style top-4 of the source's validation part and of the target's
-    held-out part, None where it cannot be asked. ``mined``: ids; ``right``: share of the positives that are of the
-    query's style, ``apart``: share of the negatives that are not, by the truth column. 0 is the network before mining.
+    """What a round reached. ``source``, ``target``: same-style top-4 of the source's validation part and of the
+    target's held-out part, None where it cannot be asked. ``mined``: ids; ``right``: share of the positives that are of
+    the query's style, ``apart``: share of the negatives that are not, by the truth column. Round 0: before mining.
     """
 
     round: int
@@ -267,7 +267,7 @@ def _alone(config: Config) -> Config:
 
 
 def tuned(config: Config, start: Path) -> Config:
-    """The config of a round: on from ``start``, with batches of ids and triplets on look, by the numbers of ``mine``."""
+    """The config of a round: on from ``start``, batches of ids, triplets on look, steps and rate as ``mine`` says."""
     settings = config.mine
     training = config.training.model_copy(
         update={

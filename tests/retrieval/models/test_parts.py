@@ -1,4 +1,4 @@
-"""Parts of the last map: exact shares of cells, what turning a map does, and the block in a network and a checkpoint."""
+"""Parts of the last map: exact shares of cells, what turning a map does, the block in a network and a checkpoint."""
 
 from __future__ import annotations
 
