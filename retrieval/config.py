@@ -103,9 +103,12 @@ class ModelConfig(Strict):
         "all"  # CBAM after the stem and in attribute blocks; there alone; nowhere
     )
     parts: PartsConfig | None = None  # a block of its own: stripes, columns and rings of the last map
+    gates: Literal["both", "spatial", "channel"] = (
+        "both"  # of the branches: the mask M_i and the channel gate C_i, or one
+    )
     attributes: dict[str, AttributeConfig]
 
-    LATER = ("parts",)
+    LATER = ("parts", "gates")
 
     @model_validator(mode="after")
     def _names(self) -> ModelConfig:

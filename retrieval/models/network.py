@@ -82,7 +82,8 @@ class GarmentNet(nn.Module):
         shallow = [base.shallow[stride][1] for stride in SHALLOW]
         self.bottom = CBAM(base.stem_channels, config.reduction) if config.attention == "all" else nn.Identity()
         self.branches = nn.ModuleList(
-            LocalBranch(base.channels, config.branch_dim, config.reduction, config.grid) for _ in range(config.branches)
+            LocalBranch(base.channels, config.branch_dim, config.reduction, config.grid, config.gates)
+            for _ in range(config.branches)
         )
         if config.detail:
             places = (config.input_size // config.detail_stride) ** 2

@@ -136,7 +136,7 @@ def test_a_training_on_pseudo_labels_sees_them_and_is_another_run_than_one_witho
     assert labels.styles.shape == labels.anchors.shape == labels.codes.shape[:1]
     extra = ~labels.anchors
     assert extra.sum() == 4  # two mined ids of 4, each with its two negatives
-    assert labels.styles[extra].min() > data.styles.max()
+    assert labels.styles[extra].min() > data.styles[rows].max()
     with pytest.raises(MismatchError):
         loop.train(data, config, out)
     monkeypatch.setattr(loop, "_loss", compute)
