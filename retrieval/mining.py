@@ -303,7 +303,10 @@ def _finished(report: Path, model: Path) -> Round | None:
     found = checkpoint.read(model).fingerprint
     if told.get("model") != found:
         raise MismatchError(f"{report} speaks of model {told.get('model')}, {model} is {found}: delete {report.parent}")
-    return Round(**told)
+    try:
+        return Round(**told)
+    except TypeError:
+        raise DamagedError(f"{report}: not a report of a round: delete {report.parent} to begin again") from None
 
 
 def _kept(report: Path, reached: Round) -> Round:
