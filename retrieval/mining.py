@@ -321,7 +321,7 @@ def _measured(task: Task, number: int, model: Path, progress: bool) -> Round:
             found[name] = same_style(_engine(task, f"{name}-held", listing, model, progress), styles)
     if number == 0 and not any(value is not None for value in found.values()):
         raise InputError("no held-out style has two photos, so rounds cannot be judged: raise data.holdout")
-    return Round(number, checkpoint.read(model).fingerprint, **found)
+    return Round(number, checkpoint.read(model).fingerprint, found["source"], found["target"])
 
 
 def _engine(task: Task, name: str, listing: PhotoSource, model: Path, progress: bool) -> Engine:
