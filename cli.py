@@ -19,13 +19,14 @@ from retrieval.commands.detect import detecting, framed, framing, wanted
 from retrieval.commands.explain import explain
 from retrieval.commands.generate import generate
 from retrieval.commands.info import info
+from retrieval.commands.mine import mine
 from retrieval.commands.options import FOLDER
 from retrieval.commands.options import gallery as _gallery
 from retrieval.commands.outfit import outfit
 from retrieval.commands.train_detector import train_detector
 from retrieval.commands.train_outfits import train_outfits
 
-RESUMED = ("build-index", "train", "train-detector", "generate")
+RESUMED = ("build-index", "train", "train-detector", "mine", "generate")
 
 
 class Commands(click.Group):
@@ -388,6 +389,7 @@ def train(config: Path, photos: Path | None, labels: Path | None, out: Path | No
 
 main.add_command(train_detector)
 main.add_command(train_outfits)
+main.add_command(mine)
 main.add_command(generate)
 
 main.add_command(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from index.errors import ConfigError
 
 LOOK = "look"  # the one block that every network has
+PARTS = "parts"  # the block of stripes, columns and rings, where a network has it
 
 
 class _OnceOnly(yaml.SafeLoader):
@@ -30,9 +31,20 @@ class _OnceOnly(yaml.SafeLoader):
 
 
 class Strict(BaseModel):
-    """A part of a config: unknown keys raise, nothing changes once read."""
+    """A part of a config: unknown keys raise, nothing changes once read.
+
+    ``LATER``: keys left out of dumps where they are at their defaults, so that what was made before there were such
+    keys keeps its fingerprint.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    LATER: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: Any) -> dict[str, Any]:
+        fields = type(self).model_fields
+        plain = {name for name in self.LATER if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in dump(self).items() if name not in plain}
 
 
 class AttributeConfig(Strict):
@@ -46,10 +58,28 @@ class AttributeConfig(Strict):
     multi: bool = False
     min_count: Annotated[int, Field(ge=1)] = 1  # rarer values are left out of the vocabulary
 
-    @model_serializer(mode="wrap")
-    def _dumped(self, dump: Any) -> dict[str, Any]:
-        """Without ``multi`` where it is off, so that models made before it keep their fingerprint."""
-        return {key: value for key, value in dump(self).items() if key != "multi" or value}
+    LATER = ("multi",)
+
+
+Counts = tuple[Annotated[int, Field(ge=1, le=16)], ...]
+
+
+class PartsConfig(Strict):
+    """The last map cut into so many parts, several cuts side by side; ``dim``: of the whole block, shared by them."""
+
+    stripes: Counts = ()
+    columns: Counts = ()
+    rings: Counts = ()
+    dim: Annotated[int, Field(ge=1, le=4096)] = 64
+
+    @model_validator(mode="after")
+    def _enough(self) -> PartsConfig:
+        parts = sum((*self.stripes, *self.columns, *self.rings))
+        if not parts:
+            raise ValueError("name stripes, columns or rings, such as rings: [3]")
+        if self.dim < parts:
+            raise ValueError(f"dim: {parts} parts need one dimension each at least")
+        return self
 
 
 class ModelConfig(Strict):
@@ -72,7 +102,13 @@ class ModelConfig(Strict):
     attention: Literal["all", "blocks", "none"] = (
         "all"  # CBAM after the stem and in attribute blocks; there alone; nowhere
     )
+    parts: PartsConfig | None = None  # a block of its own: stripes, columns and rings of the last map
+    gates: Literal["both", "spatial", "channel"] = (
+        "both"  # of the branches: the mask M_i and the channel gate C_i, or one
+    )
     attributes: dict[str, AttributeConfig]
+
+    LATER = ("parts", "gates")
 
     @model_validator(mode="after")
     def _names(self) -> ModelConfig:
@@ -80,6 +116,8 @@ class ModelConfig(Strict):
             raise ValueError("at least one attribute is needed")
         if LOOK in self.attributes:
             raise ValueError(f"an attribute cannot be called {LOOK!r}: that is the style block's name")
+        if self.parts is not None and PARTS in self.attributes:
+            raise ValueError(f"an attribute cannot be called {PARTS!r} beside the block of that name")
         # torch names parameters by dotted paths, and every module has a flag called training
         if unusable := [name for name in self.attributes if not name.strip() or "." in name or name == "training"]:
             raise ValueError(f"not usable as attribute names: {', '.join(map(repr, unusable))}")
@@ -110,6 +148,7 @@ class TrainingConfig(Strict):
     tuples: Annotated[float, Field(ge=0)] | None = None  # of the triplets on whole label tuples; null: as triplet
     style: Annotated[float, Field(ge=0)] = 1.0
     style_loss: Literal["contrast", "triplet"] = "contrast"
+    parts: Annotated[float, Field(ge=0)] = 1.0  # of each part's cross entropy over styles, where the model has parts
     augment: Literal["shop", "thesis"] = "shop"
     jitter: Annotated[float, Field(ge=0, le=3)] = 1.0  # shop: factor on random shift, scale and rotation
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5  # class weights n^-balance in the cross entropy; 0: none
@@ -125,6 +164,8 @@ class TrainingConfig(Strict):
     devices: Annotated[int, Field(ge=1)] = 1  # GPUs, or processes where there is none
     seed: int = 0
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
+
+    LATER = ("parts",)
 
     @model_validator(mode="after")
     def _contrast_needs_pairs(self) -> TrainingConfig:
@@ -161,6 +202,26 @@ class SearchConfig(Strict):
     value_aliases: dict[str, dict[str, str]] = {}  # attribute -> {what people type: value}
 
 
+class MineConfig(Strict):
+    """Rounds of ``fsearch mine``: pseudo labels by rank, and the training on them."""
+
+    queries: Annotated[int, Field(ge=2)] = 1000  # target photos searched by in a round, at most
+    positives: Annotated[int, Field(ge=1)] = 10  # ranks 1 to this are of the query's style
+    negatives: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (30, 40)  # ranks that are not
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the ids of a batch that are mined
+    steps: Annotated[int, Field(ge=1)] = 300  # of a round
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+
+    @model_validator(mode="after")
+    def _apart(self) -> MineConfig:
+        first, last = self.negatives
+        if not self.positives < first <= last:
+            raise ValueError(
+                f"negatives: ranks [{first}, {last}] must rise and come after the {self.positives} positives"
+            )
+        return self
+
+
 class Config(Strict):
     """Everything one run needs."""
 
@@ -169,6 +230,9 @@ class Config(Strict):
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()
     search: SearchConfig = SearchConfig()
+    mine: MineConfig = MineConfig()
+
+    LATER = ("mine",)
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
@@ -179,7 +243,8 @@ class Config(Strict):
                 "set model.pretrained: true, or training.start to a checkpoint with that backbone"
             )
         known = set(self.model.attributes)
-        wrong = sorted(set(self.search.weights) - known - {LOOK})
+        blocks = {LOOK} if self.model.parts is None else {LOOK, PARTS}
+        wrong = sorted(set(self.search.weights) - known - blocks)
         wrong += sorted(set(self.search.attribute_aliases.values()) - known)
         wrong += sorted(set(self.search.value_aliases) - known)
         if wrong:

@@ -229,7 +229,7 @@ def build_gallery(
     path = Path(gallery)
     network = checkpoint.read(model)
     listing = source.fingerprint()[:16]
-    settings = network.config.model_dump(mode="json", exclude={"data", "training"})
+    settings = network.config.model_dump(mode="json", exclude={"data", "training", "mine"})
     if detector is not None:
         settings["detector"] = detector.fingerprint
         if BOX in source.attributes:

@@ -26,7 +26,7 @@ from index.ranges import Found
 from index.table import PREDICTED
 from retrieval import query as q
 from retrieval import ranking
-from retrieval.config import LOOK
+from retrieval.config import LOOK, PARTS
 from retrieval.datasets.records import Cropped
 from retrieval.explain.shares import shares
 from retrieval.models import memory
@@ -329,7 +329,8 @@ class Engine:
             if name not in self.layout.names and len(folded) != 1:
                 self.layout.slice(name)  # raises, with the nearest names
             return name if name in self.layout.names else folded[0]
-        return LOOK if name.casefold() == LOOK else self.names.attribute(name)
+        own = [each for each in (LOOK, PARTS) if each in self.layout.names and each not in self.names.vocabulary]
+        return name.casefold() if name.casefold() in own else self.names.attribute(name)
 
     def _one_per(self, request: Request) -> str | None:
         if request.one_per is None:

@@ -19,7 +19,7 @@ from index.gallery import Gallery
 from retrieval.models import checkpoint
 
 COMMANDS = ("build-index", "add", "remove", "compact", "query", "detect", "explain", "bench", "duplicates", "outfit")
-COMMANDS += ("info", "verify", "train", "train-detector", "train-outfits", "generate", "data")
+COMMANDS += ("info", "verify", "train", "train-detector", "train-outfits", "mine", "generate", "data")
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from retrieval.datasets.records import Missing, Photo, RowBytes
@@ -20,13 +21,15 @@ class PhotoSource:
     """A listing of photos, in a stable order: by path for folders, by row for files. Iterate it as often as needed.
 
     ``rows``: string columns ``id``, ``path``, then the attributes. ``missing``: labels without a photo, folders and
-    names that cannot be read. ``packed``: the Parquet file and column that hold the image bytes, if they are there.
+    names that cannot be read. ``packed``: the Parquet file and column that hold the image bytes, if they are there;
+    ``numbers``: the rows of that file that these photos are, where they are not all (``take``).
     """
 
     root: Path
     rows: pa.Table
     missing: tuple[Missing, ...] = ()
     packed: tuple[Path, str] | None = None
+    numbers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.rows.num_rows
@@ -39,6 +42,13 @@ class PhotoSource:
     def __iter__(self) -> Iterator[Photo]:
         return self.photos()
 
+    def take(self, rows: np.ndarray) -> PhotoSource:
+        """Some of the photos, by place (n,) int64, as a listing of their own; nothing is missing from it."""
+        numbers = None
+        if self.packed:
+            numbers = tuple(int(row) if self.numbers is None else self.numbers[row] for row in rows)
+        return PhotoSource(self.root, self.rows.take(pa.array(rows, pa.int64())), (), self.packed, numbers)
+
     def photos(self, start: int = 0) -> Iterator[Photo]:
         """The photos from position ``start`` on; those before it cost nothing."""
         row = start
@@ -46,7 +56,8 @@ class PhotoSource:
             ids, paths, *columns = (column.to_pylist() for column in batch.columns)
             values = zip(*columns, strict=True) if columns else iter(() for _ in ids)
             for id_, path, cells in zip(ids, paths, values, strict=True):
-                source: Source = RowBytes(*self.packed, row) if self.packed else self.root / path
+                number = row if self.numbers is None else self.numbers[row]
+                source: Source = RowBytes(*self.packed, number) if self.packed else self.root / path
                 yield Photo(id_, path, source, dict(zip(self.attributes, cells, strict=True)))
                 row += 1
 

@@ -93,21 +93,24 @@ class LocalBranch(nn.Module):
     M = sigmoid(conv1x1(T)) has one channel, C = sigmoid(FC(ReLU(FC(GAP(T))))). (n, c, h, w) -> (n, dim).
 
     With ``grid`` g above 1 the pool keeps g x g cells apart: shop photos of one product share its layout, which a pool
-    over the whole map forgets (parts of Sun et al. 2018, PCB).
+    over the whole map forgets (parts of Sun et al. 2018, PCB). ``gates``: both, spatial (M alone) or channel (C alone).
     """
 
-    def __init__(self, channels: int, dim: int, reduction: int, grid: int = 1) -> None:
+    def __init__(self, channels: int, dim: int, reduction: int, grid: int = 1, gates: str = "both") -> None:
         super().__init__()
         self.grid = grid
         hidden = max(channels // reduction, 4)
-        self.mask = nn.Conv2d(channels, 1, kernel_size=1)
-        self.gate = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
+        self.mask = None if gates == "channel" else nn.Conv2d(channels, 1, kernel_size=1)
+        self.gate = None
+        if gates != "spatial":
+            self.gate = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
         self.project = nn.Linear(grid * grid * channels, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.permute(0, 2, 3, 1).flatten(1, 2)  # (n, hw, c)
-        mask = torch.sigmoid(self.mask(x))  # (n, 1, h, w)
-        gate = torch.sigmoid(self.gate(flat.mean(dim=1)))  # (n, c)
+        mask = torch.ones_like(x[:, :1]) if self.mask is None else torch.sigmoid(self.mask(x))  # (n, 1, h, w)
+        mean = flat.mean(dim=1)
+        gate = torch.ones_like(mean) if self.gate is None else torch.sigmoid(self.gate(mean))  # (n, c)
         if self.grid == 1:
             pooled = (mask.flatten(2) @ flat)[:, 0] / flat.shape[1]
             return self.project(pooled * gate)  # the gate is constant over the map: pool first

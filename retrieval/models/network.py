@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retrieval.config import LOOK, ModelConfig
+from retrieval.config import LOOK, PARTS, ModelConfig
 from retrieval.models import backbone
 from retrieval.models.attention import CBAM, LocalBranch, Mean, ShallowPool, resized
+from retrieval.models.parts import PartsBlock
 
 # torchvision's ImageNet statistics, so that its pretrained weights see what they were trained on.
 MEAN = (0.485, 0.456, 0.406)
@@ -21,10 +22,12 @@ SHALLOW = (4, 8)  # photo over map of the earlier maps whose means attribute blo
 
 
 class Features(NamedTuple):
-    """``blocks``: raw (n, D_b) float32 by block name, look first; ``logits``: (n, V_a) by attribute."""
+    """``blocks``: raw (n, D_b) float32 by block name, look first; ``logits``: (n, V_a) by attribute; ``styles``: (n, S)
+    of each part, while it is trained."""
 
     blocks: dict[str, Tensor]
     logits: dict[str, Tensor]
+    styles: tuple[Tensor, ...] = ()
 
 
 class AttributeBlock(nn.Module):
@@ -58,7 +61,7 @@ class AttributeBlock(nn.Module):
 
 
 class GarmentNet(nn.Module):
-    """Backbone with CBAM after its stem, K local branches (look), one disentangled block per attribute.
+    """Backbone with CBAM after its stem, K local branches (look), parts if asked, one disentangled block per attribute.
 
     With ``detail``, look adds to its branches a linear map of every place of an earlier map.
 
@@ -79,7 +82,8 @@ class GarmentNet(nn.Module):
         shallow = [base.shallow[stride][1] for stride in SHALLOW]
         self.bottom = CBAM(base.stem_channels, config.reduction) if config.attention == "all" else nn.Identity()
         self.branches = nn.ModuleList(
-            LocalBranch(base.channels, config.branch_dim, config.reduction, config.grid) for _ in range(config.branches)
+            LocalBranch(base.channels, config.branch_dim, config.reduction, config.grid, config.gates)
+            for _ in range(config.branches)
         )
         if config.detail:
             places = (config.input_size // config.detail_stride) ** 2
@@ -89,6 +93,8 @@ class GarmentNet(nn.Module):
                 nn.ReLU(inplace=True),
             )
             self.layout = nn.Linear(config.detail * places, config.branches * config.branch_dim)
+        self.parts = None if config.parts is None else PartsBlock(base.channels, config.parts)
+        self.style_heads: nn.Module | None = None  # of the parts, put here by training and taken away again
         reduction = None if config.attention == "none" else config.reduction
         self.attributes = nn.ModuleDict()
         for name, attribute in config.attributes.items():
@@ -123,12 +129,15 @@ class GarmentNet(nn.Module):
             places = resized(self.detail(shallow[stride]), self.config.input_size // stride)
             look = look + self.layout(places.permute(0, 2, 3, 1).flatten(1))
         blocks, logits = {LOOK: look}, {}
+        if self.parts is not None:
+            blocks[PARTS] = self.parts(x)
         earlier = [shallow[stride] for stride in SHALLOW] if self.config.shallow else []
         for name, block in self.attributes.items():
             blocks[name], logits[name] = block(x, earlier)
-        return Features(blocks, logits)
+        return Features(blocks, logits, () if self.style_heads is None else self.style_heads(blocks[PARTS]))
 
 
 def block_dims(config: ModelConfig) -> dict[str, int]:
-    """Block name -> width, in storing order: look, then the attributes in the config's order."""
-    return {LOOK: config.branches * config.branch_dim} | {name: a.dim for name, a in config.attributes.items()}
+    """Block name -> width, in storing order: look, parts where there are any, the attributes in the config's order."""
+    style = {LOOK: config.branches * config.branch_dim} | ({PARTS: config.parts.dim} if config.parts else {})
+    return style | {name: a.dim for name, a in config.attributes.items()}

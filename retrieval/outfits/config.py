@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from retrieval.config import LOOK, Config, Strict, load_as, parse_as
+from retrieval.config import LOOK, PARTS, Config, Strict, load_as, parse_as
 from retrieval.outfits.language import plain
 
 OTHER = "other"  # the slot of what no slot names
@@ -91,8 +91,9 @@ def parse(value: Any, where: str) -> OutfitConfig:
 def aspects_of(wanted: dict[str, tuple[str, ...]], blocks: list[str], image: Config) -> dict[str, tuple[str, ...]]:
     """Aspect -> blocks, so that every block of the image model is in one.
 
-    Blocks that the outfit config does not name: those of color attributes are color, look is texture (what stays when
-    the color changes), every other is an aspect of its own name. Names that this image model lacks are passed over.
+    Blocks that the outfit config does not name: those of color attributes are color, look and parts are texture (what
+    stays when the color changes), every other is an aspect of its own name. Names that this image model lacks are
+    passed over.
     """
     result = {aspect: [name for name in names if name in blocks] for aspect, names in wanted.items()}
     named = {name for names in result.values() for name in names}
@@ -100,6 +101,7 @@ def aspects_of(wanted: dict[str, tuple[str, ...]], blocks: list[str], image: Con
         if block in named:
             continue
         attribute = image.model.attributes.get(block)
-        aspect = "texture" if block == LOOK else "color" if attribute is not None and attribute.color else block
+        style = block in (LOOK, PARTS) and attribute is None
+        aspect = "texture" if style else "color" if attribute is not None and attribute.color else block
         result.setdefault(aspect, []).append(block)
     return {aspect: tuple(names) for aspect, names in result.items() if names}

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,12 @@ class PixelStore:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """(n,) row numbers -> (n, s, s, 3) uint8."""
         return np.stack(list(self.pool.map(self._one, self.rows[rows].tolist())))
+
+    def part(self, rows: np.ndarray) -> PixelStore:
+        """Only the photos of ``rows``, (n,) int64; what is in memory is shared."""
+        other = copy(self)
+        other.rows = self.rows[rows]
+        return other
 
     def reject(self, progress: bool) -> dict[int, str]:
         """Decode all once; what cannot be read leaves the rows. Returns place among the sources -> reason."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from index.errors import InputError, MismatchError
-from index.files import atomic_path
+from index.errors import InputError
 from retrieval.config import LOOK, Config, fingerprint
 from retrieval.models import checkpoint, memory
 from retrieval.models.memory import Memory
@@ -25,8 +21,10 @@ from retrieval.training import augment, losses, validate
 from retrieval.training.curves import Curves, of_steps, save_report, writer
 from retrieval.training.data import TrainingSet
 from retrieval.training.edits import train_memory
+from retrieval.training.parts import StyleHeads, style_classes
 from retrieval.training.processes import Runner, launch
-from retrieval.training.sampling import IdSampler, PairSampler
+from retrieval.training.sampling import Draw, IdSampler, Mined, MinedSampler, PairSampler
+from retrieval.training.state import resume, save
 
 SAVE_EVERY = 200  # steps between resumable states
 
@@ -43,12 +41,14 @@ def train(
     half: bool = False,
     progress: bool = False,
     runner: Runner | None = None,
+    mined: Mined | None = None,
 ) -> dict[str, Any]:
     """Train on the training part, write ``out`` (safetensors), return what was measured on the validation part.
 
     Killed and run again with the same config and data, it goes on from the last saved state. Every step draws its
     batch and its augmentation from (seed, step) alone, so a resumed run sees what an unbroken one would have seen.
     Beside ``out`` come its report (.report.html, .report.json). Of several processes the first one writes.
+    mined: pseudo labels of some rows of the training part, which then take their share of each batch.
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the checkpoint file, such as {out / 'model.safetensors'}")
@@ -63,15 +63,19 @@ def train(
     net = GarmentNet(config.model, data.vocabulary).to(where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if settings.start is not None:
         take_over(net, checkpoint.read(settings.start).net)
-    optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, fused=scaler is None)
     rows = np.flatnonzero(~data.validation)
-    sampler = _sampler(data, rows, config)
+    classes = style_classes(data.styles, rows)
+    if net.parts is not None and settings.parts and classes.max() > 0:
+        net.style_heads = StyleHeads(net.parts.widths, int(classes.max()) + 1).to(where)
+    optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, fused=scaler is None)
+    sampler = _sampler(data, rows, config, mined)
     weights = _weights(data, rows, settings.balance, where)
     labels = hashlib.sha256(data.codes.tobytes() + data.styles.tobytes() + data.validation.tobytes()).hexdigest()
-    mark = fingerprint([config.model_dump(exclude={"search"}), data.vocabulary, data.ids, labels])
+    pseudo = [] if mined is None else [mined.fingerprint()]
+    mark = fingerprint([config.model_dump(exclude={"search"}), data.vocabulary, data.ids, labels, *pseudo])
     state = out.with_name(f"{out.stem}.state.safetensors")
     best: dict[str, Tensor] = {}
-    start, curves = _resume(state, mark, net, optimizer, scaler, best)
+    start, curves = resume(state, mark, net, optimizer, scaler, best)
     curves = curves or of_steps(settings.steps)
     model, stepper = fabric.setup(net, optimizer)
     log = writer(out.with_name(f"{out.stem}.tensorboard"), start) if settings.tensorboard and first else None
@@ -86,7 +90,9 @@ def train(
         picked = rows[drawn.rows]
         batch = _batch(data, picked, drawn.recolored, generator, _size(step, config), config).to(where)
         broken = torch.from_numpy(drawn.recolored).to(where)
-        loss, parts = _loss(model, batch, broken, _labels(data, picked, where), weights, config)
+        known = _pseudo(_labels(data, picked, where), drawn)
+        known = known._replace(classes=torch.from_numpy(classes[picked]).to(where))
+        loss, parts = _loss(model, batch, broken, known, weights, config)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         fabric.clip_gradients(model, stepper, max_norm=5.0, error_if_nonfinite=False)
@@ -101,15 +107,17 @@ def train(
                 for name, value in (point or {}).items():
                     log.add_scalar(f"{kind}/{name}", value, step + 1)
         if (step + 1) % SAVE_EVERY == 0 and first:
-            _save(state, mark, net, optimizer, scaler, best, curves, step + 1)
+            save(state, mark, net, optimizer, scaler, best, curves, step + 1)
     if log:
         log.close()
     if not first:
         return {}
     if best:
         net.load_state_dict(best)
+    net.style_heads = None  # they are for training alone, and in no checkpoint
     net.eval()
-    matrix = _memory(net, data, rows, config, progress)
+    labelled = rows if mined is None else rows[(data.codes[rows] >= 0).any(axis=1)]
+    matrix = _memory(net, data, labelled, config, progress)
     facts = {"validation": _facts(net, data, matrix, settings.seed, progress), "photos": len(rows), "data": mark}
     if curves.validations:
         facts["best_step"] = int(max(curves.validations, key=lambda point: point["score"])["step"])
@@ -135,8 +143,13 @@ def _groups(net: GarmentNet, config: Config) -> list[dict[str, Any]]:
     return groups
 
 
-def _sampler(data: TrainingSet, rows: np.ndarray, config: Config) -> PairSampler | IdSampler:
+def _sampler(
+    data: TrainingSet, rows: np.ndarray, config: Config, mined: Mined | None = None
+) -> PairSampler | IdSampler | MinedSampler:
     settings, styles = config.training, data.styles[rows]
+    if mined is not None:
+        ids, photos = settings.ids_per_batch, settings.photos_per_id
+        return MinedSampler(styles, mined.within(rows), ids, photos, config.mine.share)
     if settings.batch == "ids":
         return IdSampler(styles, settings.ids_per_batch, settings.photos_per_id)
     return PairSampler(styles, data.codes[rows, 0], settings.pairs, settings.grouped_share, settings.alike_share)
@@ -204,16 +217,32 @@ def _batch(
 
 
 class Labels(NamedTuple):
-    """Of a batch: ``codes`` (n, A), ``sets`` (n, V) by multi-label attribute, ``styles`` (n,), all int64."""
+    """Of a batch: ``codes`` (n, A), ``sets`` (n, V) by multi-label attribute, ``styles`` (n,), all int64.
+
+    ``classes`` (n,) int64: the style's number among those that parts learn, -1 none of them. ``anchors`` (n,) bool:
+    which photos may be anchors and positives of triplets on look; None: all.
+    """
 
     codes: Tensor
     sets: dict[str, Tensor]
     styles: Tensor
+    classes: Tensor | None = None
+    anchors: Tensor | None = None
 
 
 def _labels(data: TrainingSet, rows: np.ndarray, where: torch.device) -> Labels:
     codes, styles = torch.from_numpy(data.codes[rows]).to(where), torch.from_numpy(data.styles[rows]).to(where)
     return Labels(codes, {name: torch.from_numpy(sets[rows]).to(where) for name, sets in data.sets.items()}, styles)
+
+
+def _pseudo(labels: Labels, drawn: Draw) -> Labels:
+    """With the styles that a draw made up, where it did."""
+    if drawn.ids is None or drawn.anchors is None:
+        return labels
+    where = labels.styles.device
+    return labels._replace(
+        styles=torch.from_numpy(drawn.ids).to(where), anchors=torch.from_numpy(drawn.anchors).to(where)
+    )
 
 
 def _loss(
@@ -235,14 +264,18 @@ def _loss(
         (first, second), styles = look.chunk(2), labels.styles.chunk(2)[0]
         style = losses.style_contrast(first, second, styles, settings.temperature)
     else:
-        style = losses.triplet(look, labels.styles, settings.margin, "batch-all", "euclidean")
+        style = losses.triplet(look, labels.styles, settings.margin, "batch-all", "euclidean", labels.anchors)
     ce = torch.stack(classify).mean()
     whole = settings.triplet if settings.tuples is None else settings.tuples
     each = joined = ce.new_zeros(())
     if settings.triplet or whole:
         each, joined = _triplets(output.blocks, tuples, broken, config)
     total = settings.classify * ce + settings.triplet * each + whole * joined + settings.style * style
-    return total, {"ce": ce.item(), "triplet": each.item(), "tuples": joined.item(), "style": style.item()}
+    told = {"ce": ce.item(), "triplet": each.item(), "tuples": joined.item(), "style": style.item()}
+    if output.styles and labels.classes is not None:
+        parts = losses.parts(output.styles, labels.classes)
+        total, told["parts"] = total + settings.parts * parts, parts.item()
+    return total, told
 
 
 def _triplets(blocks: dict[str, Tensor], codes: list[Tensor], broken: Tensor, config: Config) -> tuple[Tensor, Tensor]:
@@ -345,53 +378,3 @@ def _validate(
         best.update({name: value.detach().clone() for name, value in net.state_dict().items()})
     curves.validations.append(point)
     return point
-
-
-def _save(
-    path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
-    best: dict[str, Tensor], curves: Curves, step: int,
-) -> None:  # fmt: skip
-    tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
-    tensors |= {f"best.{k}": v.contiguous() for k, v in best.items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"opt.{number}.{k}": v.contiguous() for k, v in moments.items()}
-    notes = {"step": str(step), "fingerprint": mark, "curves": curves.to_json()}
-    notes["scaler"] = json.dumps(scaler.state_dict() if scaler else {})
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, notes)
-
-
-def _resume(
-    path: Path, mark: str, net: GarmentNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
-    best: dict[str, Tensor],
-) -> tuple[int, Curves | None]:  # fmt: skip
-    """The step to go on from, 0 without a saved state, and the curves so far; ``net``, ``optimizer``, ``scaler`` and
-    ``best`` are filled. Another run's state is a MismatchError."""
-    if not path.is_file():
-        return 0, None
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError):
-        raise MismatchError(f"{path}: not a readable training state: delete it to start again") from None
-    if metadata.get("fingerprint") != mark:
-        raise MismatchError(
-            f"{path}: saved by a run with fingerprint {metadata.get('fingerprint', 'none')}, this one is {mark}: "
-            "delete it to start again, or run with the config and data that made it"
-        )
-    net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
-    best.update({k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")})
-    if scaler and (factors := json.loads(metadata["scaler"])):
-        scaler.load_state_dict(factors)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("opt."):
-            _, number, name = key.split(".", 2)
-            state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    for parameter, moments in optimizer.state.items():  # fused steps read memory as it lies: channels-last, too
-        for name, value in moments.items():
-            if value.shape == parameter.shape:
-                moments[name] = torch.empty_like(parameter).copy_(value)
-    return int(metadata["step"]), Curves(**json.loads(metadata["curves"]))

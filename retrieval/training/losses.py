@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,26 +56,37 @@ def binary_cross_entropy(logits: Tensor, sets: Tensor, weights: tuple[Tensor, Te
     return F.binary_cross_entropy_with_logits(logits[known], wanted, weight)
 
 
-def triplet(features: Tensor, codes: Tensor, margin: float, mining: str, distance: str) -> Tensor:
+def triplet(
+    features: Tensor, codes: Tensor, margin: float, mining: str, distance: str, anchors: Tensor | None = None
+) -> Tensor:
     """Triplets of a batch on unit features: ``mining`` batch-all or semi-hard, ``distance`` euclidean or squared.
 
-    features: (n, D), normalised here; codes: (n,) int64, -1 rows take no part.
+    features: (n, D), normalised here; codes: (n,) int64, -1 rows take no part. anchors: (n,) bool, photos that are not
+    are neither anchors nor positives, only negatives of the others; None: all are.
     """
     known = codes >= 0
     x, y = F.normalize(features[known], dim=1), codes[known]
     apart = (2.0 - 2.0 * x @ x.T).clamp(min=0.0)  # (m, m) squared
     if distance == "euclidean":
         apart = torch.sqrt(apart + 1e-8)  # the epsilon keeps the gradient finite at zero
-    return (batch_all if mining == "batch-all" else semi_hard)(apart, y, margin)
+    chosen = None if anchors is None else anchors[known]
+    return (batch_all if mining == "batch-all" else semi_hard)(apart, y, margin, chosen)
 
 
-def batch_all(apart: Tensor, codes: Tensor, margin: float) -> Tensor:
-    """Mean hinge over all violating triplets (Hermans et al. 2017, "batch all", non-zero mean).
-
-    apart: (m, m) distances; codes: (m,). max(0, |a - p| - |a - n| + margin), a and p of one code, n of another.
-    """
+def _pairs(codes: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(m, m) bool: of one code, and of those the pairs of anchor and positive."""
     same = codes[:, None] == codes[None, :]
     positive = same & ~torch.eye(len(codes), dtype=torch.bool, device=codes.device)
+    return same, positive if anchors is None else positive & anchors[:, None] & anchors[None, :]
+
+
+def batch_all(apart: Tensor, codes: Tensor, margin: float, anchors: Tensor | None = None) -> Tensor:
+    """Mean hinge over all violating triplets (Hermans et al. 2017, "batch all", non-zero mean).
+
+    apart: (m, m) distances; codes: (m,). max(0, |a - p| - |a - n| + margin), a and p of one code, n of another; anchors
+    as in ``triplet``.
+    """
+    same, positive = _pairs(codes, anchors)
     anchor, mate = positive.nonzero(as_tuple=True)
     hinge = apart[anchor, mate][:, None] - apart[anchor] + margin  # (pairs, m)
     hinge = hinge.masked_fill(same[anchor], 0.0).clamp(min=0.0)
@@ -81,14 +94,13 @@ def batch_all(apart: Tensor, codes: Tensor, margin: float) -> Tensor:
     return hinge.sum() / violating.clamp(min=1)
 
 
-def semi_hard(apart: Tensor, codes: Tensor, margin: float) -> Tensor:
+def semi_hard(apart: Tensor, codes: Tensor, margin: float, anchors: Tensor | None = None) -> Tensor:
     """Mean hinge over all positive pairs, each with its semi-hard negative (Schroff et al. 2015; Hou et al. 2021).
 
     apart: (m, m) distances; codes: (m,). The negative of (a, p) is the nearest one farther from a than p is; where no
-    negative is, the farthest of all.
+    negative is, the farthest of all. anchors as in ``triplet``.
     """
-    same = codes[:, None] == codes[None, :]
-    positive = same & ~torch.eye(len(codes), dtype=torch.bool, device=codes.device)
+    same, positive = _pairs(codes, anchors)
     anchor, mate = positive.nonzero(as_tuple=True)
     some = (~same).any(dim=1)[anchor]
     anchor, mate = anchor[some], mate[some]
@@ -115,3 +127,12 @@ def style_contrast(first: Tensor, second: Tensor, styles: Tensor, temperature: f
     ignored = y[:, None] == y[None, :]  # itself, and other photos of the style
     ignored[torch.arange(2 * n, device=x.device), partner] = False
     return F.cross_entropy(similarity.masked_fill(ignored, float("-inf")), partner)
+
+
+def parts(logits: Sequence[Tensor], classes: Tensor) -> Tensor:
+    """Mean over parts of the cross entropy over styles: (n, S) of each part, classes (n,) int64, -1 takes no part.
+
+    Zero (with a gradient path) when the batch has no style to learn.
+    """
+    even = torch.ones(logits[0].shape[1], device=classes.device)
+    return torch.stack([cross_entropy(each, classes, even) for each in logits]).mean()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retrieval.config import LOOK
+from retrieval.config import LOOK, PARTS
 from retrieval.models.memory import Memory
 from retrieval.training.data import TrainingSet
 from retrieval.training.edits import EditSampler
@@ -90,10 +90,14 @@ def edit_hit(
 
 
 def searches(outputs: Outputs, data: TrainingSet, rows: np.ndarray, memory: Memory, seed: int) -> dict[str, float]:
-    """The two searches among ``rows``, those that can be asked; outputs are of the same rows."""
+    """The two searches among ``rows``, those that can be asked; outputs are of the same rows.
+
+    The style is searched by look, and where the network has parts by both, weighed alike.
+    """
     multi = [name in data.sets for name in data.vocabulary]
+    style = np.concatenate([_unit(outputs.blocks[name]) for name in (LOOK, PARTS) if name in outputs.blocks], axis=1)
     found = {
-        f"style hit@{STYLE_TOP}": style_hit(outputs.blocks[LOOK], data.styles[rows]),
+        f"style hit@{STYLE_TOP}": style_hit(style, data.styles[rows]),
         f"edit hit@{EDIT_TOP}": edit_hit(outputs.blocks, data.labels()[rows], memory, multi, seed),
     }
     return {name: value for name, value in found.items() if value is not None}

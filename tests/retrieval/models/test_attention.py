@@ -179,3 +179,17 @@ def test_every_parameter_gets_a_gradient() -> None:
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("grid", [1, 2])
+@pytest.mark.parametrize(("gates", "lacks"), [("spatial", "gate"), ("channel", "mask")])
+def test_a_branch_with_one_gate_is_the_other_gate_at_one(gates: str, lacks: str, grid: int) -> None:
+    branch, both = LocalBranch(8, 3, 4, grid, gates), LocalBranch(8, 3, 4, grid)
+    assert not [name for name in branch.state_dict() if name.startswith(lacks)]
+    both.load_state_dict(branch.state_dict(), strict=False)
+    with torch.no_grad():  # sigmoid(large) = 1
+        last = both.mask if lacks == "mask" else both.gate[2]
+        last.weight.zero_()
+        last.bias.fill_(40.0)
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(branch(x), both(x), rtol=1e-4, atol=1e-5)

@@ -36,7 +36,7 @@ def test_pairs_are_of_one_style_and_singles_pair_with_themselves(
 ) -> None:
     rng = np.random.default_rng(seed)
     styles, kinds = catalogue(rng, n)
-    rows, recolored = PairSampler(styles, kinds, pairs, grouped, alike).draw(rng)
+    rows, recolored, *_ = PairSampler(styles, kinds, pairs, grouped, alike).draw(rng)
     first, second = rows[:pairs], rows[pairs:]
     assert first.shape == second.shape == (pairs,)
     assert rows.dtype == np.int64
@@ -126,7 +126,7 @@ def test_a_batch_of_ids_has_as_many_photos_of_each(seed: int, n: int, ids: int, 
     styles, _ = catalogue(rng, n)
     counts = {style: int((styles == style).sum()) for style in set(styles.tolist())}
     several = [style for style, count in counts.items() if count > 1]
-    rows, recolored = IdSampler(styles, ids, photos).draw(rng)
+    rows, recolored, *_ = IdSampler(styles, ids, photos).draw(rng)
     assert rows.dtype == np.int64
     assert not recolored.any()
     assert len(recolored) == len(rows)
