@@ -9,8 +9,9 @@ labels; queries are its photos. Protocols are those of docs/evaluation.md. Metho
 - image only; image only + filter on the predicted value: our network, no edit
 - prototype replacement (AMNet's idea, Zhao et al. 2017): our network, the edited block becomes its value's mean,
   weights 1
-- ADDE-M (Hou et al. 2021 as docs/training.md has it): a network of attribute blocks alone, triplets (semi-hard) of
-  squared distances on attributes and label tuples, one residual f + M v with the trained M, weights 1, no look
+- ADDE-M (Hou et al. 2021 as docs/training.md has it): a network of attribute blocks alone, triplets (semi-hard) of squared
+  distances on attributes and label tuples, one residual f + M v with the trained M, weights 1, no look. CBAM stands
+  where it stands in ours
 - ours without attention (means in its place), without weighted losses (every value counts alike), without memory
   training (M holds means); ours
 
@@ -55,7 +56,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the
     "ours": ({}, OURS),
     "without attention": ({"attention": "none"}, OURS),
     "without weighted losses": ({}, OURS | {"balance": 0.0}),
-    "ADDE-M": ({"attention": "all", "grid": 1, "detail": 0, "shallow": False}, ADDE),
+    "ADDE-M": ({"grid": 1, "detail": 0, "shallow": False}, ADDE),
 }
 
 
@@ -190,8 +191,10 @@ def main(
 ) -> None:
     """Train, ask, and print a table; everything is in WORK/NAME.json."""
     base = configs.load(config)
-    # the same start for every row: pretrained where the backbone has it, never another row's training
-    base = configs.parse(base.model_dump() | {"training": base.training.model_dump() | {"start": None}}, config)
+    # the same start for every row: ImageNet weights where the backbone needs them, never a network trained before
+    pretrained = base.model.pretrained or base.model.backbone.startswith("efficientnet_lite")
+    start = {"model": base.model.model_dump() | {"pretrained": pretrained}}
+    base = configs.parse(base.model_dump() | start | {"training": base.training.model_dump() | {"start": None}}, config)
     work = work / base.name
     work.mkdir(parents=True, exist_ok=True)
     color = color or next(name for name, each in base.model.attributes.items() if each.color)
