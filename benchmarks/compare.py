@@ -9,9 +9,9 @@ labels; queries are its photos. Protocols are those of docs/evaluation.md. Metho
 - image only; image only + filter on the predicted value: our network, no edit
 - prototype replacement (AMNet's idea, Zhao et al. 2017): our network, the edited block becomes its value's mean,
   weights 1
-- ADDE-M (Hou et al. 2021 as docs/training.md has it): a network of attribute blocks alone, triplets (semi-hard) of squared
-  distances on attributes and label tuples, one residual f + M v with the trained M, weights 1, no look. CBAM stands
-  where it stands in ours
+- ADDE-M (Hou et al. 2021 as docs/training.md has it): a network of attribute blocks alone, semi-hard triplets of
+  squared distances on attributes and label tuples, one residual f + M v with the trained M, weights 1, no look. CBAM
+  stands where it stands in ours
 - ours without attention (means in its place), without weighted losses (every value counts alike), without memory
   training (M holds means); ours
 
