@@ -128,7 +128,7 @@ class TrainingConfig(Strict):
     """Batches, losses and the loop: attribute cross entropy, per-attribute and global triplets, a style loss."""
 
     start: str | None = None  # a checkpoint, by path or shipped name, whose weights are taken over where they fit
-    steps: Annotated[int, Field(ge=1)] = 2000
+    steps: Annotated[int, Field(ge=0)] = 2000  # 0: only refit what start names
     batch: Literal["pairs", "ids"] = "pairs"  # two photos of many styles, or many photos of a few
     pairs: Annotated[int, Field(ge=2)] = 64  # photos a batch are twice this: two views of each style
     ids_per_batch: Annotated[int, Field(ge=2)] = 7
@@ -154,6 +154,7 @@ class TrainingConfig(Strict):
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5  # class weights n^-balance in the cross entropy; 0: none
     coarse_size: Annotated[int, Field(ge=32, le=1024)] | None = None  # photo side in the first coarse_share of steps
     coarse_share: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    refit: Annotated[int, Field(ge=0)] = 0  # last: epochs of the attribute blocks' linear layers on unchanged photos
     memory: Literal["means", "heads", "trained"] = "means"  # M: class means, the heads' prototypes, trained from means
     memory_steps: Annotated[int, Field(ge=1)] = 1000
     consistency: Annotated[float, Field(ge=0)] = 1.0  # weights of M's training
@@ -165,12 +166,14 @@ class TrainingConfig(Strict):
     seed: int = 0
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
 
-    LATER = ("parts",)
+    LATER = ("parts", "refit")
 
     @model_validator(mode="after")
     def _contrast_needs_pairs(self) -> TrainingConfig:
         if self.batch == "ids" and self.style_loss == "contrast" and self.style:
             raise ValueError("style_loss: contrast needs batch: pairs; with batch: ids write style_loss: triplet")
+        if self.steps == 0 and self.start is None:
+            raise ValueError("steps: 0 needs start, the checkpoint whose heads are fitted again")
         return self
 
 

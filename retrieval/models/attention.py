@@ -80,11 +80,15 @@ class ShallowPool(nn.Module):
         self.norm = nn.BatchNorm1d(2 * channels)
         self.project = nn.Linear(2 * channels, dim)
 
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+    def means(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Gated and plain mean, normalised: (n, 2c)."""
         weight = F.interpolate(gate[:, None], size=x.shape[-2:], mode="bilinear").flatten(2)  # (n, 1, hw)
         weight = weight / (weight.sum(dim=2, keepdim=True) + 1e-4)
         flat = x.permute(0, 2, 3, 1).flatten(1, 2)  # (n, hw, c)
-        return self.project(self.norm(torch.cat(((weight @ flat)[:, 0], flat.mean(dim=1)), dim=1)))
+        return self.norm(torch.cat(((weight @ flat)[:, 0], flat.mean(dim=1)), dim=1))
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return self.project(self.means(x, gate))
 
 
 class LocalBranch(nn.Module):

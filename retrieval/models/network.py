@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,21 +43,29 @@ class AttributeBlock(nn.Module):
     def __init__(self, channels: int, shallow: Sequence[int], dim: int, values: int, reduction: int | None) -> None:
         super().__init__()
         self.attend = CBAM(channels, reduction) if reduction else Mean()
-        self.shallow = nn.ModuleList(ShallowPool(c, 2 * dim) for c in shallow)
+        self.shallow: Any = nn.ModuleList(ShallowPool(c, 2 * dim) for c in shallow)
         self.hidden = nn.Linear(channels, 2 * dim)
         self.project = nn.Linear(2 * dim, dim)
         self.prototypes = nn.Parameter(torch.randn(values, dim) * dim**-0.5)
         self.bias = nn.Parameter(torch.zeros(values))
         self.scale = nn.Parameter(torch.tensor(10.0))
 
-    def forward(self, x: Tensor, shallow: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def pooled(self, x: Tensor, shallow: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the linear layers see: the mean of T after CBAM (n, c), and those of each earlier map (n, 2 c')."""
         pooled, gate = self.attend.pooled(x)
-        hidden = self.hidden(pooled)
-        for pool, earlier in zip(self.shallow, shallow, strict=True):
-            hidden = hidden + pool(earlier, gate)
+        return pooled, *(pool.means(earlier, gate) for pool, earlier in zip(self.shallow, shallow, strict=True))
+
+    def score(self, pooled: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Raw features (n, dim) and logits (n, values) of what ``pooled`` gives."""
+        hidden = self.hidden(pooled[0])
+        for pool, means in zip(self.shallow, pooled[1:], strict=True):
+            hidden = hidden + pool.project(means)
         raw = self.project(F.relu(hidden))
         cosine = F.normalize(raw, dim=1) @ F.normalize(self.prototypes, dim=1).T
         return raw, self.scale * cosine + self.bias
+
+    def forward(self, x: Tensor, shallow: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.score(self.pooled(x, shallow))
 
 
 class GarmentNet(nn.Module):
@@ -131,10 +139,18 @@ class GarmentNet(nn.Module):
         blocks, logits = {LOOK: look}, {}
         if self.parts is not None:
             blocks[PARTS] = self.parts(x)
-        earlier = [shallow[stride] for stride in SHALLOW] if self.config.shallow else []
         for name, block in self.attributes.items():
-            blocks[name], logits[name] = block(x, earlier)
+            blocks[name], logits[name] = block(x, self._earlier(shallow))
         return Features(blocks, logits, () if self.style_heads is None else self.style_heads(blocks[PARTS]))
+
+    def pooled(self, photos: Tensor) -> dict[str, tuple[Tensor, ...]]:
+        """What the linear layers of each attribute's block see of photos (n, 3, s, s)."""
+        x, shallow = self.feature_maps(photos)
+        blocks: Any = self.attributes
+        return {name: block.pooled(x, self._earlier(shallow)) for name, block in blocks.items()}
+
+    def _earlier(self, shallow: dict[int, Tensor]) -> list[Tensor]:
+        return [shallow[stride] for stride in SHALLOW] if self.config.shallow else []
 
 
 def block_dims(config: ModelConfig) -> dict[str, int]:

@@ -23,6 +23,7 @@ from retrieval.training.data import TrainingSet
 from retrieval.training.edits import train_memory
 from retrieval.training.parts import StyleHeads, style_classes
 from retrieval.training.processes import Runner, launch
+from retrieval.training.refit import refit
 from retrieval.training.sampling import Draw, IdSampler, Mined, MinedSampler, PairSampler
 from retrieval.training.state import resume, save
 
@@ -117,6 +118,8 @@ def train(
     net.style_heads = None  # they are for training alone, and in no checkpoint
     net.eval()
     labelled = rows if mined is None else rows[(data.codes[rows] >= 0).any(axis=1)]
+    if settings.refit:
+        refit(net, data, labelled, weights, settings.refit, settings.seed, progress)
     matrix = _memory(net, data, labelled, config, progress)
     facts = {"validation": _facts(net, data, matrix, settings.seed, progress), "photos": len(rows), "data": mark}
     if curves.validations:
