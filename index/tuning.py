@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RECALL = 0.95  # asked for when a search names neither a recall nor its knobs
 KS = (1, 4, 10, 30, 100)
-DEPTHS = (12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+DEPTHS = (12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
 LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level ends
 # the setting that only just reaches a recall has had luck: settings must miss this much less than asked may be missed,
 # and more where a level mixes easier and harder weights
@@ -250,7 +250,12 @@ def _queries(
         among = drawn[levels == level]
         if len(among):
             chosen = among[rng.integers(0, len(among), len(vectors))]
-            kinds[f"level {level}"] = vectors * np.repeat(chosen, sizes, axis=1).astype(np.float32)
+            crossed = vectors.copy()
+            raised = (chosen / np.maximum(default, 1e-6))[:, [layout.blocks.index(block) for block in others]]
+            for i, choice in enumerate(raised.argmax(axis=1)):
+                span = slice(others[choice].start, others[choice].stop)
+                crossed[i, span] = donors[i, span]
+            kinds[f"level {level}"] = crossed * np.repeat(chosen, sizes, axis=1).astype(np.float32)
     return kinds
 
 
