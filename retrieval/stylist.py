@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index.errors import InputError
+from index.errors import InputError, UnknownNameError
 from index.table import PREDICTED
 from retrieval.engine import Engine
 from retrieval.models import checkpoint
@@ -115,7 +116,7 @@ class Stylist:
         """Photos (paths, bytes, PIL images) and ids of gallery rows as pieces, in the order given.
 
         A path that does not exist is an id of the gallery. "shoes=photo.jpg" says the slot; else the kind is read off
-        the photo by the image model's head, or is the row's label.
+        the photo by the image model's head, or is the row's label. InputError where two fill the same slot.
         """
         found: list[Piece] = []
         for item in items:
@@ -124,10 +125,23 @@ class Stylist:
                 said, _, item = item.partition("=")
                 slot = self.slots.meant(said)
             if isinstance(item, str | Path) and not Path(item).exists() and self.engine is not None:
-                found.append(self.row(self.engine.gallery.row_of(str(item)), slot))
+                found.append(self.row(self._row_of(str(item)), slot))
             else:
                 found.append(self._photo(item, slot))
+        for first, second in combinations(found, 2):
+            if first.slot == second.slot != OTHER:
+                raise InputError(
+                    f"{first.name} and {second.name} both fill the slot {first.slot}, and an outfit has one of each: "
+                    f"leave one out, or say what it is, such as outer={second.name}"
+                )
         return found
+
+    def _row_of(self, item: str) -> int:
+        engine = self._engine()
+        try:
+            return engine.gallery.row_of(item)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{item}: no such file, and {error}") from None
 
     def _photo(self, item: Any, slot: str | None) -> Piece:
         source = source_of(item)
