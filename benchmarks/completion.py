@@ -2,12 +2,12 @@
 
     python benchmarks/completion.py --items 1000000 --work FOLDER --out completion.json
 
-Items are planted ones (retrieval.datasets.planted: shape, texture and color, 72 dimensions), the outfit model is trained
-on outfits of 3,000 of them, as in benchmarks/outfits.py. The way users go is timed (``Stylist.complete``, and
-``generate``): query vector, one search of the gallery's index among the rows of the slot, candidates scored in their
+Items are planted ones (retrieval.datasets.planted: shape, texture and color, 72 dimensions); the outfit model is
+trained on outfits of 3,000 others, as in benchmarks/outfits.py. Timed is what users call, ``Stylist.complete`` and
+``generate``: query vector, one search of the gallery's index among the rows of the slot, candidates scored in their
 outfit, ids and labels joined. The loop scores the outfit with every item of the slot in its place, ``--sample`` of them
-(read at once, 512 outfits a batch), and is extrapolated to all; ``--whole`` outfits are scored with every item, for the
-share of items that score above the one that the index led to.
+(read at once, 512 outfits a batch), and is extrapolated to all. For ``--whole`` outfits it does score every item: how
+many score above the one that the index led to?
 """
 
 from __future__ import annotations

@@ -25,9 +25,10 @@ from retrieval.models.network import block_dims
 from retrieval.outfits import config as configs
 from retrieval.outfits import model as models
 from retrieval.outfits.config import OTHER
-from retrieval.outfits.judge import labelled_from, questions_from
+from retrieval.outfits.judge import Score, closeness, cooccurrence, labelled_from, questions_from
+from retrieval.outfits.language import plain
 from retrieval.outfits.slots import Slots
-from retrieval.outfits.train import Catalogue, Published, WornItems, train
+from retrieval.outfits.train import Catalogue, Published, WornItems, answered, train
 from retrieval.photos import source_of
 from retrieval.results import Prepared
 
@@ -104,6 +105,7 @@ class Stylist:
         if engine is not None:
             self.model.check(engine.gallery.manifest.model.get("fingerprint", ""), str(engine.gallery.path))
         self.slots = self.model.slots
+        self._found: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}  # rows of the gallery, by slots
 
     @cached_property
     def image(self) -> checkpoint.Model:
@@ -269,7 +271,9 @@ class Stylist:
     def _rows_of(self, slots: tuple[str, ...]) -> npt.NDArray[np.int64]:
         """Rows of the gallery whose kind fills one of the slots; a blank label counts as what the model predicts."""
         code, names = self._slot_codes
-        return np.flatnonzero(np.isin(code, [names.index(slot) for slot in slots if slot in names]))
+        if slots not in self._found:
+            self._found[slots] = np.flatnonzero(np.isin(code, [names.index(slot) for slot in slots if slot in names]))
+        return self._found[slots]
 
     @cached_property
     def _slot_codes(self) -> tuple[npt.NDArray[np.int16], list[str]]:
@@ -337,6 +341,28 @@ def published(folder: Path, ids: Sequence[str]) -> Published:
         learned, valid, questions_from(polyvore.questions(folder), row_of),
         labelled_from(polyvore.compatibility(folder), row_of),
     )  # fmt: skip
+
+
+def ask_published(engine: Engine, outfits: str | Path | None = None) -> dict[str, Any]:
+    """Polyvore's questions and compatibility lines, asked of a gallery of its photos: ``fsearch bench --protocol
+    polyvore``. Returns fill in the blank and AUC of the outfit model beside chance and the baselines, as
+    ``train_from`` does with ``polyvore``; kinds are counted in the outfits for training. InputError, MismatchError.
+    """
+    stylist = Stylist(engine, outfits)
+    folder = Path(engine.gallery.manifest.source["path"])
+    live = engine.gallery.live()
+    asked = published(folder, engine.gallery.columns(["id"])["id"].take(live).to_pylist())
+    if not asked.questions and not asked.pairs:
+        raise InputError(f"{folder}: no fill-in-the-blank questions and no compatibility lines; unpack them there")
+    known = [plain(hit.attributes[stylist.kind] or "") for hit in engine.describe(live.tolist())]
+    table = engine.gallery.vectors(live)
+    scores: dict[str, Score] = {
+        "outfit model": lambda some: stylist.model.raw_rows(table, some),
+        "kinds seen together": cooccurrence(asked.learned, np.unique(known, return_inverse=True)[1]),
+        "pairwise distance": closeness(table),
+    }
+    facts = {"model": stylist.model.fingerprint, "image model": dict(stylist.model.image), "gallery": len(live)}
+    return {"facts": facts, "polyvore": answered(scores, asked)}
 
 
 def encode_worn(

@@ -40,7 +40,8 @@ def save_explained(path: Path, found: Explained) -> None:
     rows = [
         Row(heading, items[0], tuple(items[1:]), first=0, role=outfit.pieces[0].slot),
         Row(
-            "What each item adds", below[0], tuple(below[1:]), "Bars to the right raise the score, to the left lower it.",
+            "What each item adds", below[0], tuple(below[1:]),
+            "A bar to the right raises the score, to the left it lowers it.",
             (found.aspect,), first=0, role="influence",
         ),
     ]  # fmt: skip
