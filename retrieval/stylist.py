@@ -216,22 +216,27 @@ class Stylist:
         return self._filled(own, at, [slot], text)[:topk]
 
     def generate(self, pieces: Sequence[Piece], text: str | None = None, items: int = MOST) -> Scored:
-        """Grow an outfit from some pieces, forwards to its end, then backwards to its start, one of each slot."""
+        """Grow an outfit from some pieces, forwards to its end and backwards to its start by turns, one of each slot.
+
+        An item that lowers the score is not taken.
+        """
         own = [pieces[i] for i in self.slots.order([piece.slot for piece in pieces])]
-        for forwards in (True, False):
-            while len(own) < items:
-                places = [self.slots.place(piece.slot) for piece in own]
-                free = [
-                    name for place, name in enumerate(self.slots.names)
-                    if name != OTHER and (place > places[-1] if forwards else place < places[0])
-                ]  # fmt: skip
-                feats = self._stack(own)
-                none = feats[:0]
-                _, stop = self.model.expects(feats, none) if forwards else self.model.expects(none, feats)
-                found = self._filled(own, len(own) if forwards else 0, free, text) if free and stop < 0.5 else []
-                if not found:
-                    break
-                own = list(found[0].pieces)
+        growing = [True, False]  # forwards, backwards: by turns, or shoes would get a belt and a watch, but no trousers
+        while growing and len(own) < items:
+            forwards = growing.pop(0)
+            places = [self.slots.place(piece.slot) for piece in own]
+            free = [
+                name for place, name in enumerate(self.slots.names)
+                if name != OTHER and (place > places[-1] if forwards else place < places[0])
+            ]  # fmt: skip
+            feats = self._stack(own)
+            none = feats[:0]
+            _, stop = self.model.expects(feats, none) if forwards else self.model.expects(none, feats)
+            found = self._filled(own, len(own) if forwards else 0, free, text) if free and stop < 0.5 else []
+            least = self._scored([own])[0].score if len(own) > 1 else 0.0
+            if better := [each for each in found if each.score >= least]:
+                own = list(better[0].pieces)
+                growing.append(forwards)
         if len(own) < 2:
             raise InputError("the gallery holds nothing that goes with it")
         return self._scored([own])[0]

@@ -23,7 +23,7 @@ from retrieval.engine import Engine
 from retrieval.outfits import model as models
 from retrieval.serving.batch import run_batch
 from retrieval.serving.outfits import influence_bars
-from retrieval.stylist import Stylist, train_from
+from retrieval.stylist import Piece, Scored, Stylist, train_from
 from tests.conftest import flip
 from tests.retrieval.datasets import published
 from tests.retrieval.outfits.conftest import CONFIG
@@ -222,6 +222,34 @@ def test_a_generated_outfit_has_one_of_each_kind_in_order(stylist: Stylist, outf
     assert outfit[1] in [piece.id for piece in made.pieces]
     assert stylist.generate(stylist.pieces([outfit[1]]), items=2).pieces[0].slot in ("dress", "top")
     assert len(stylist.generate(stylist.pieces([outfit[1]]), "Acme", items=3).pieces) <= 3
+
+
+def test_an_outfit_grows_by_turns_and_not_by_what_lowers_its_score(
+    stylist: Stylist, outfit: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outer,) = stylist.pieces([outfit[2]])
+    rows = [stylist.row(row) for row in range(120)]
+    known = {slot: next(piece for piece in rows if piece.slot == slot) for slot in ("dress", "top", "bottom")}
+    tried: list[tuple[bool, list[str]]] = []
+    monkeypatch.setattr(models.OutfitModel, "expects", lambda *_: (np.zeros(64, np.float32), 0.0))
+
+    def grown(scores: dict[str, float]) -> list[str]:
+        def filled(own: list[Piece], at: int, slots: list[str], _: str | None) -> list[Scored]:
+            tried.append((at > 0, slots))
+            new = known[slots[-1]]
+            return [Scored((*own[:at], new, *own[at:]), scores[new.slot], 0.0)]
+
+        def scored(outfits: list[list[Piece]]) -> list[Scored]:
+            return [Scored(tuple(each), 0.5, 0.0) for each in outfits]
+
+        tried.clear()
+        monkeypatch.setattr(stylist, "_filled", filled)
+        monkeypatch.setattr(stylist, "_scored", scored)
+        return [piece.slot for piece in stylist.generate([outer], items=4).pieces]
+
+    assert grown({"bottom": 0.5, "top": 0.6, "dress": 0.7}) == ["dress", "top", "outer", "bottom"]
+    assert tried == [(True, ["bottom"]), (False, ["dress", "top"]), (False, ["dress"])]
+    assert grown({"bottom": 0.5, "top": 0.6, "dress": 0.4}) == ["top", "outer", "bottom"]
 
 
 def test_words_move_a_completion(
