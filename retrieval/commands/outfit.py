@@ -48,7 +48,8 @@ def _stylist(
     if save is not None:
         checked(save)
     stylist = Stylist(Engine.open(gallery) if gallery is not None else None, outfits, model)
-    if text is not None and (unknown := stylist.model.words.codes(text)[1]):
+    known, unknown = stylist.model.words.codes(text or "")
+    if known and unknown:  # a text of unknown words alone is an error
         click.echo(f"passed over, never learned: {', '.join(unknown)}", err=True)
     return stylist
 
