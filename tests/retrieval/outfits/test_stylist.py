@@ -21,6 +21,8 @@ from retrieval.datasets.readers import open_photos
 from retrieval.embed import build_gallery
 from retrieval.engine import Engine
 from retrieval.outfits import model as models
+from retrieval.outfits.config import OTHER
+from retrieval.outfits.slots import Slots
 from retrieval.serving.batch import run_batch
 from retrieval.serving.outfits import influence_bars
 from retrieval.stylist import Piece, Scored, Stylist, train_from
@@ -166,6 +168,16 @@ def test_items_that_cannot_be_an_outfit_are_refused_in_one_line(
         assert told.stderr.count("\n") == 1
     with pytest.raises(InputError, match="both fill the slot top"):
         stylist.generate(stylist.pieces([top, f"top={outfit[2]}"]))
+
+
+def test_what_fills_no_slot_is_said(
+    stylist: Stylist, outfit: list[str], dressed: Path, outfits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = stylist.pieces([outfit[0]])[0]
+    monkeypatch.setattr(Slots, "of", lambda self, kind: OTHER if kind == piece.kind else "top")
+    told = CliRunner().invoke(main, ["outfit", "score", *outfit[:2], "-g", str(dressed), "--outfits", str(outfits)])
+    assert told.exit_code == 0
+    assert told.stderr == f"{piece.name} ({piece.kind}) fills no slot of an outfit: SLOT={piece.name} says one\n"
 
 
 def test_influence_is_drawn_as_bars_about_the_middle() -> None:
