@@ -129,7 +129,9 @@ def judged(model: Model, unlearned: GarmentNet, asked: Asked, steps: int) -> dic
         for start in range(0, len(pixels), heat.BATCH):
             span = slice(start, start + heat.BATCH)
             logits = model.net(torch.from_numpy(pixels[span]).permute(0, 3, 1, 2)).logits[asked.attribute]
-            said.append(torch.softmax(logits, 1)[torch.arange(len(logits)), codes[span]].double().numpy())
+            multi = model.config.model.attributes[asked.attribute].multi
+            sure = torch.sigmoid(logits) if multi else torch.softmax(logits, 1)
+            said.append(sure[torch.arange(len(logits)), codes[span]].double().numpy())
         return np.concatenate(said)
 
     found: dict[str, dict[str, Any]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,19 @@ def test_without_captum_the_pip_line_is_said(model: Model, files: list[Path], mo
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingDependencyError, match=r"pip install 'fsearch\[explain\]'"):
         explain(model, files, "sleeve")
+
+
+def test_several_values_are_probable_each_on_its_own(model: Model, files: list[Path], pixels: np.ndarray) -> None:
+    settings = model.config.model
+    color = settings.attributes["color"].model_copy(update={"multi": True, "threshold": 0.2})
+    changed = settings.model_copy(update={"attributes": {**settings.attributes, "color": color}})
+    several = replace(model, config=model.config.model_copy(update={"model": changed}))
+    values = model.vocabulary["color"]
+    with torch.inference_mode():
+        logits = model.net(torch.from_numpy(pixels).permute(0, 3, 1, 2)).logits["color"].numpy()
+    for said, each in zip(logits, explain(several, files, "color"), strict=True):
+        own = 1 / (1 + np.exp(-said))
+        np.testing.assert_allclose(list(each.probabilities.values()), own, atol=1e-5)
+        assert each.value == values[int(own.argmax())]
+        assert each.predicted == "|".join(v for v, p in zip(values, own, strict=True) if p > 0.2)
+    assert sum(each.probabilities.values()) != pytest.approx(1, abs=0.01)
