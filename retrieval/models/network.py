@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +145,8 @@ class GarmentNet(nn.Module):
         earlier = [shallow[stride] for stride in SHALLOW] if self.config.shallow else []
         for name, block in self.attributes.items():
             blocks[name], logits[name] = block(x, earlier)
-        shares = {name: block.shares(x) for name, block in self.attributes.items()} if self.telling else None
+        heads: Any = self.attributes
+        shares = {name: head.shares(x) for name, head in heads.items()} if self.telling else None
         return Features(blocks, logits, () if self.style_heads is None else self.style_heads(blocks[PARTS]), shares)
 
 
