@@ -66,7 +66,7 @@ def explain(
     sources: Sequence[photos.Source],
     attribute: str,
     value: str | None = None,
-    method: heats.Method = "layer-cam",
+    method: heats.Method = "head-cam",
 ) -> list[Explanation]:
     """Explain one attribute of each photo: its likeliest value, or ``value``. Names as in the model's vocabulary.
 

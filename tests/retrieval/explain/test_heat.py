@@ -92,7 +92,7 @@ def test_block_heat_is_that_of_the_similarity(block: str, model: Model, pixels: 
 
 def test_layer_cam_is_what_each_cell_of_both_maps_adds(model: Model, pixels: np.ndarray) -> None:
     codes = np.array([0, 1, 2, 0, 1])
-    got = heats.attribute_heat(model.net, pixels, "sleeve", codes)
+    got = heats.attribute_heat(model.net, pixels, "sleeve", codes, "layer-cam")
     assert got.shape == (5, SIDE, SIDE)
     net = model.net
     x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - net.mean) / net.std
@@ -109,6 +109,28 @@ def test_layer_cam_is_what_each_cell_of_both_maps_adds(model: Model, pixels: np.
         whole = heats.grown(heat.detach().numpy(), SIDE)
         expected *= whole / whole.max(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(got, expected / expected.max(axis=(1, 2), keepdims=True), rtol=1e-3, atol=1e-5)
+
+
+def test_head_cam_is_the_heads_share_times_what_the_earlier_map_adds(model: Model, pixels: np.ndarray) -> None:
+    codes = np.array([0, 1, 2, 0, 1])
+    got = heats.attribute_heat(model.net, pixels, "sleeve", codes)
+    net, head = model.net, model.net.attributes["sleeve"]
+    x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - net.mean) / net.std
+    with torch.no_grad():
+        fourth = net.body[0](net.bottom(net.stem(x)))
+        eighth = net.body[1](fourth)
+        attended = head.attend(net.body[3](net.body[2](eighth)))  # type: ignore[operator]
+        share = torch.stack(
+            [(head.hidden.weight @ cell.T).norm(dim=0) for cell in attended.flatten(2).unbind(dim=2)], dim=1
+        ).reshape(5, *attended.shape[2:])
+    eighth = eighth.clone().requires_grad_()
+    logits = head(net.body[3](net.body[2](eighth)), [fourth, eighth])[1]
+    (gradient,) = torch.autograd.grad(logits[torch.arange(5), torch.from_numpy(codes)].sum(), eighth)
+    expected = np.ones((5, SIDE, SIDE), np.float32)
+    for each in ((gradient * eighth).clamp(min=0).sum(dim=1).detach(), share):
+        expected *= heats.normal(heats.grown(each.numpy(), SIDE))
+    np.testing.assert_allclose(got, heats.normal(expected), rtol=1e-3, atol=1e-5)
+    assert got.max() == 1
 
 
 def test_many_at_once_give_what_one_by_one_gives(model: Model, files: list[Path], monkeypatch: Any) -> None:
