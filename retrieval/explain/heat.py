@@ -88,8 +88,7 @@ def _heat(
             product = captum.LayerGradientXActivation(answer, layers)
             found = [each.clamp(min=0).sum(dim=1, keepdim=True) for each in product.attribute(photos, target, more)]
         if method == "head-cam":
-            with torch.no_grad():
-                found.append(head.shares(net.feature_maps(photos)[0])[:, None])
+            found.append(head.shares(net.feature_maps(photos)[0])[:, None])  # with gradients on: never in bfloat16
         size = pixels.shape[1]
         both = [grown(each.detach().float().cpu().numpy()[:, 0], size) for each in found]
         maps.append(normal(np.prod([normal(each) for each in both], axis=0)))
