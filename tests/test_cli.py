@@ -168,7 +168,7 @@ def test_explain(shop: Path, tiny_model: Path, garment_photos: Path, tmp_path: P
     (each,) = json.loads(told.stdout)
     assert told.stderr == f"saved {tmp_path / 'a.html'}\n"
     assert each["photo"] == str(photo)
-    assert (each["attribute"], each["value"], each["method"]) == ("color", "gray", "layer-cam")
+    assert (each["attribute"], each["value"], each["method"]) == ("color", "gray", "head-cam")
     assert json.loads(run(*words, "--method", "grad-cam").stdout)[0]["heat"] != each["heat"]
 
 

@@ -63,6 +63,10 @@ class CBAM(nn.Module):
 class Mean(nn.Module):
     """What CBAM is where there is no attention."""
 
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x as (n, h, w, c) and a gate (n, h, w) that is 1 everywhere."""
+        return x.permute(0, 2, 3, 1), torch.ones_like(x[:, 0])
+
     def pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Global average pool of (n, c, h, w), (n, c), and a gate (n, h, w) that is 1 everywhere."""
         return x.mean(dim=(2, 3)), torch.ones_like(x[:, 0])

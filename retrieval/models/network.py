@@ -23,11 +23,12 @@ SHALLOW = (4, 8)  # photo over map of the earlier maps whose means attribute blo
 
 class Features(NamedTuple):
     """``blocks``: raw (n, D_b) float32 by block name, look first; ``logits``: (n, V_a) by attribute; ``styles``: (n, S)
-    of each part, while it is trained."""
+    of each part, while it is trained; ``shares``: see AttributeBlock, by attribute, while regions are taught."""
 
     blocks: dict[str, Tensor]
     logits: dict[str, Tensor]
     styles: tuple[Tensor, ...] = ()
+    shares: dict[str, Tensor] | None = None
 
 
 class AttributeBlock(nn.Module):
@@ -67,6 +68,15 @@ class AttributeBlock(nn.Module):
     def forward(self, x: Tensor, shallow: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return self.score(self.pooled(x, shallow))
 
+    def shares(self, x: Tensor) -> Tensor:
+        """How much each cell of the map adds to the hidden layer, (n, c, h, w) -> (n, h, w) of sum 1.
+
+        The hidden layer is the mean of W y_i over cells, y_i the attended cell: the share is |W y_i| over their sum.
+        """
+        y, gate = self.attend.attend(x)  # (n, h, w, c), (n, h, w)
+        length = gate * torch.linalg.vector_norm(F.linear(y, self.hidden.weight), dim=3)
+        return length / length.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6)
+
 
 class GarmentNet(nn.Module):
     """Backbone with CBAM after its stem, K local branches (look), parts if asked, one disentangled block per attribute.
@@ -86,6 +96,7 @@ class GarmentNet(nn.Module):
         self.config = config
         self.stem, self.body = base.stem, base.body
         self.quick = False
+        self.telling = False  # shares, too: training sets it where regions are taught
         self.taps = {stride: at for stride, (at, _) in base.shallow.items()}  # where in the body the earlier maps are
         shallow = [base.shallow[stride][1] for stride in SHALLOW]
         self.bottom = CBAM(base.stem_channels, config.reduction) if config.attention == "all" else nn.Identity()
@@ -141,7 +152,9 @@ class GarmentNet(nn.Module):
             blocks[PARTS] = self.parts(x)
         for name, block in self.attributes.items():
             blocks[name], logits[name] = block(x, self._earlier(shallow))
-        return Features(blocks, logits, () if self.style_heads is None else self.style_heads(blocks[PARTS]))
+        heads: Any = self.attributes
+        shares = {name: head.shares(x) for name, head in heads.items()} if self.telling else None
+        return Features(blocks, logits, () if self.style_heads is None else self.style_heads(blocks[PARTS]), shares)
 
     def pooled(self, photos: Tensor) -> dict[str, tuple[Tensor, ...]]:
         """What the linear layers of each attribute's block see of photos (n, 3, s, s)."""

@@ -30,7 +30,7 @@ def _row(source: Path, found: Explanation) -> Row:
     photo = photos.decode(source, long_side=480).image
     size = found.width, found.height
     strength = np.linalg.norm(found.representation, axis=0)  # (7, 7)
-    told = [f"predicted: {found.predicted}"] if found.predicted != found.value else []
+    told = [f"predicted: {found.predicted or 'none'}"] if found.predicted != found.value else []
     where = "no place of the photo speaks for it" if found.box is None else "heat: where the photo speaks for it"
     return Row(
         f"{found.attribute}: {found.value} ({found.probabilities[found.value]:.2f})",

@@ -17,7 +17,7 @@ from retrieval.config import LOOK, Config, fingerprint
 from retrieval.models import checkpoint, memory
 from retrieval.models.memory import Memory
 from retrieval.models.network import GarmentNet
-from retrieval.training import augment, losses, validate
+from retrieval.training import augment, losses, regions, validate
 from retrieval.training.curves import Curves, of_steps, save_report, writer
 from retrieval.training.data import TrainingSet
 from retrieval.training.edits import train_memory
@@ -68,6 +68,7 @@ def train(
     classes = style_classes(data.styles, rows)
     if net.parts is not None and settings.parts and classes.max() > 0:
         net.style_heads = StyleHeads(net.parts.widths, int(classes.max()) + 1).to(where)
+    net.telling = data.regions is not None
     optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, fused=scaler is None)
     sampler = _sampler(data, rows, config, mined)
     weights = _weights(data, rows, settings.balance, where)
@@ -115,6 +116,7 @@ def train(
         return {}
     if best:
         net.load_state_dict(best)
+    net.telling = False
     net.style_heads = None  # they are for training alone, and in no checkpoint
     net.eval()
     labelled = rows if mined is None else rows[(data.codes[rows] >= 0).any(axis=1)]
@@ -203,7 +205,8 @@ def _batch(
     size: int | None,
     config: Config,
 ) -> Tensor:
-    """Augmented photos (n, 3, s, s) float32, of ``rows``; those of them that are ``recolored`` lose their color.
+    """Augmented photos (n, 3, s, s) float32, of ``rows``; those of them that are ``recolored`` lose their color. Where
+    there are regions their masks follow as A more channels, moved with the photos.
 
     s is the input size, or ``size``: most of the training on smaller photos, the rest on whole ones, learns as much in
     a fraction of the time (progressive resizing; Touvron et al. 2019 for why the last steps see the final size).
@@ -216,6 +219,8 @@ def _batch(
     broken = torch.from_numpy(recolored)
     if broken.any():
         views[broken] = augment.recolor(views[broken], generator)
+    if data.regions is not None:
+        views = torch.cat((views, regions.grown(data.regions[rows], views.shape[-1])), dim=1)
     return augment.move(views, generator, config.training.jitter) if shop else views
 
 
@@ -252,7 +257,7 @@ def _loss(
     net: nn.Module, batch: Tensor, broken: Tensor, labels: Labels, weights: list[Any], config: Config
 ) -> tuple[Tensor, dict[str, float]]:
     settings = config.training
-    output = net(batch)
+    output = net(batch[:, :3])
     classify, tuples = [], []
     for i, (name, attribute) in enumerate(config.model.attributes.items()):
         code = labels.codes[:, i].masked_fill(broken, -1) if attribute.color else labels.codes[:, i]
@@ -278,6 +283,11 @@ def _loss(
     if output.styles and labels.classes is not None:
         parts = losses.parts(output.styles, labels.classes)
         total, told["parts"] = total + settings.parts * parts, parts.item()
+    if output.shares is not None:
+        masks = batch[:, 3:].unbind(dim=1)
+        taught = [regions.loss(output.shares[name], mask) for name, mask in zip(output.shares, masks, strict=True)]
+        where = torch.stack(taught).mean()
+        total, told["regions"] = total + settings.regions * where, where.item()
     return total, told
 
 
