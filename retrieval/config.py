@@ -148,6 +148,7 @@ class TrainingConfig(Strict):
     tuples: Annotated[float, Field(ge=0)] | None = None  # of the triplets on whole label tuples; null: as triplet
     style: Annotated[float, Field(ge=0)] = 1.0
     style_loss: Literal["contrast", "triplet"] = "contrast"
+    identity: Annotated[float, Field(ge=0)] = 0.0  # of look's cross entropy over styles
     parts: Annotated[float, Field(ge=0)] = 1.0  # of each part's cross entropy over styles, where the model has parts
     augment: Literal["shop", "thesis"] = "shop"
     jitter: Annotated[float, Field(ge=0, le=3)] = 1.0  # shop: factor on random shift, scale and rotation
@@ -165,7 +166,7 @@ class TrainingConfig(Strict):
     seed: int = 0
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
 
-    LATER = ("parts",)
+    LATER = ("identity", "parts")
 
     @model_validator(mode="after")
     def _contrast_needs_pairs(self) -> TrainingConfig:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -23,11 +24,11 @@ SHALLOW = (4, 8)  # photo over map of the earlier maps whose means attribute blo
 
 class Features(NamedTuple):
     """``blocks``: raw (n, D_b) float32 by block name, look first; ``logits``: (n, V_a) by attribute; ``styles``: (n, S)
-    of each part, while it is trained."""
+    of each part of look or parts, by block, while they are trained."""
 
     blocks: dict[str, Tensor]
     logits: dict[str, Tensor]
-    styles: tuple[Tensor, ...] = ()
+    styles: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
 
 
 class AttributeBlock(nn.Module):
@@ -94,7 +95,7 @@ class GarmentNet(nn.Module):
             )
             self.layout = nn.Linear(config.detail * places, config.branches * config.branch_dim)
         self.parts = None if config.parts is None else PartsBlock(base.channels, config.parts)
-        self.style_heads: nn.Module | None = None  # of the parts, put here by training and taken away again
+        self.style_heads = nn.ModuleDict()  # by block, put here by training and taken away again
         reduction = None if config.attention == "none" else config.reduction
         self.attributes = nn.ModuleDict()
         for name, attribute in config.attributes.items():
@@ -134,7 +135,7 @@ class GarmentNet(nn.Module):
         earlier = [shallow[stride] for stride in SHALLOW] if self.config.shallow else []
         for name, block in self.attributes.items():
             blocks[name], logits[name] = block(x, earlier)
-        return Features(blocks, logits, () if self.style_heads is None else self.style_heads(blocks[PARTS]))
+        return Features(blocks, logits, {name: heads(blocks[name]) for name, heads in self.style_heads.items()})
 
 
 def block_dims(config: ModelConfig) -> dict[str, int]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from index.errors import InputError
-from retrieval.config import LOOK, Config, fingerprint
+from retrieval.config import LOOK, PARTS, Config, fingerprint
 from retrieval.models import checkpoint, memory
 from retrieval.models.memory import Memory
 from retrieval.models.network import GarmentNet
@@ -65,8 +65,9 @@ def train(
         take_over(net, checkpoint.read(settings.start).net)
     rows = np.flatnonzero(~data.validation)
     classes = style_classes(data.styles, rows)
-    if net.parts is not None and settings.parts and classes.max() > 0:
-        net.style_heads = StyleHeads(net.parts.widths, int(classes.max()) + 1).to(where)
+    if classes.max() > 0:
+        for name, widths in _learned_by_style(net, config).items():
+            net.style_heads[name] = StyleHeads(widths, int(classes.max()) + 1).to(where)
     optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, fused=scaler is None)
     sampler = _sampler(data, rows, config, mined)
     weights = _weights(data, rows, settings.balance, where)
@@ -114,7 +115,7 @@ def train(
         return {}
     if best:
         net.load_state_dict(best)
-    net.style_heads = None  # they are for training alone, and in no checkpoint
+    net.style_heads.clear()  # they are for training alone, and in no checkpoint
     net.eval()
     labelled = rows if mined is None else rows[(data.codes[rows] >= 0).any(axis=1)]
     matrix = _memory(net, data, labelled, config, progress)
@@ -125,6 +126,16 @@ def train(
     save_report(out, config, facts, curves)
     state.unlink(missing_ok=True)
     return facts
+
+
+def _learned_by_style(net: GarmentNet, config: Config) -> dict[str, list[int]]:
+    """Widths of the parts that learn the style as a class, by block: look whole, if ``identity`` says so."""
+    settings, found = config.training, {}
+    if settings.identity:
+        found[LOOK] = [config.model.branches * config.model.branch_dim]
+    if net.parts is not None and settings.parts:
+        found[PARTS] = net.parts.widths
+    return found
 
 
 def _groups(net: GarmentNet, config: Config) -> list[dict[str, Any]]:
@@ -272,9 +283,11 @@ def _loss(
         each, joined = _triplets(output.blocks, tuples, broken, config)
     total = settings.classify * ce + settings.triplet * each + whole * joined + settings.style * style
     told = {"ce": ce.item(), "triplet": each.item(), "tuples": joined.item(), "style": style.item()}
-    if output.styles and labels.classes is not None:
-        parts = losses.parts(output.styles, labels.classes)
-        total, told["parts"] = total + settings.parts * parts, parts.item()
+    if labels.classes is not None:
+        for name, weight, told_as in ((LOOK, settings.identity, "identity"), (PARTS, settings.parts, "parts")):
+            if name in output.styles:
+                loss = losses.parts(output.styles[name], labels.classes)
+                total, told[told_as] = total + weight * loss, loss.item()
     return total, told
 
 
