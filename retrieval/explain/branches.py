@@ -44,14 +44,14 @@ def branches(model: Model, sources: Sequence[photos.Source]) -> list[Branches]:
     masks = branch_masks(model.net, np.stack([each.pixels for each in loaded]))
     areas = [places.area_of(each.width, each.height, size) for each in loaded]
     return [
-        Branches(each[:, *places.inside(area)], photo.width, photo.height)
+        Branches(each[(slice(None), *places.inside(area))], photo.width, photo.height)
         for each, area, photo in zip(masks, areas, loaded, strict=True)
     ]
 
 
 @torch.inference_mode()
 def branch_masks(net: GarmentNet, pixels: Pixels) -> heats.Maps:
-    """M_i = sigmoid(conv1x1(T)) of each of K branches, (n, K, s, s) float32 in 0..1; pixels (n, s, s, 3), letterboxed."""
+    """M_i = sigmoid(conv1x1(T)) of each of K branches, (n, K, s, s) float32; pixels (n, s, s, 3), letterboxed."""
     where, found = next(net.parameters()).device, []
     for start in range(0, len(pixels), heats.BATCH):
         batch = torch.from_numpy(pixels[start : start + heats.BATCH]).permute(0, 3, 1, 2).to(where)
