@@ -91,7 +91,7 @@ def backbone(base: Config, path: Path) -> Path:
     model = bare.model.model_copy(update={"pretrained": False})
     vocabulary = {"nothing": ["a", "b"]}
     net = GarmentNet(model, vocabulary)
-    take_over(net, checkpoint.read(base.training.start).net)
+    take_over(net, checkpoint.read(base.training.start).net, {}, {})
     none = memory.Memory(vocabulary, {"nothing": 2}, np.zeros((2, 2), np.float32))
     checkpoint.write(path, net, none, bare, {"from": str(base.training.start)})
     return path

@@ -104,11 +104,12 @@ def mine(
     truth: str | None = None,
     model: str | Path | None = None,
     rounds: int = 5,
+    every: bool = False,
     out: Path | None = None,
     progress: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Rounds of mining until one gains nothing, ``rounds`` at most; the best network goes to ``out``.
+    """Rounds of mining until one gains nothing (``every``: all of them), ``rounds`` at most; the best goes to ``out``.
 
     photos, labels: the source, by default the config's; model: what to begin from (default: a network trained by the
     config on the source). truth: a column of the target with style ids. It labels nothing: styles held out by the hash
@@ -147,7 +148,7 @@ def mine(
             done.append(_round(task, number, path, progress))
             path = work / f"round-{number}.safetensors"
             say(done[-1].line())
-            if done[-1].score <= max(each.score for each in done[:-1]):
+            if not every and done[-1].score <= max(each.score for each in done[:-1]):
                 break
         best = max(done, key=lambda each: (each.score, -each.round))
         kept = begin.path if best.round == 0 and begin else work / f"round-{best.round}.safetensors"
@@ -391,10 +392,16 @@ def same_style(engine: Engine, styles: Mapping[str, str], top: int = TOP) -> flo
 
     styles: by id; photos that it lacks are not asked, and are nobody's mate.
     """
+    hits = style_hits(engine, styles, top)[1]
+    return round(float(hits.mean()), 4) if len(hits) else None
+
+
+def style_hits(engine: Engine, styles: Mapping[str, str], top: int = TOP) -> tuple[np.ndarray, np.ndarray]:
+    """Gallery rows of the photos that ``same_style`` asks, (n,) int64 rising, and which have a mate near, (n,) bool."""
     code = group_codes(styles.get(name) for name in engine.gallery.columns(["id"])["id"].to_pylist())
     counts = np.bincount(code[code >= 0], minlength=1)
     asked = np.flatnonzero((code >= 0) & (counts[np.maximum(code, 0)] > 1))
     if not len(asked):
-        return None
+        return asked, np.zeros(0, bool)
     rows = pad_rows(neighbours(engine, asked, top), top + 1)  # one place more: the query's own, which is not there
-    return round(float(same_style_at_k(code, asked, rows, top).mean()), 4)
+    return asked, same_style_at_k(code, asked, rows, top)

@@ -62,7 +62,8 @@ def train(
     where = fabric.device
     net = GarmentNet(config.model, data.vocabulary).to(where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if settings.start is not None:
-        take_over(net, checkpoint.read(settings.start).net)
+        begin = checkpoint.read(settings.start)
+        take_over(net, begin.net, data.vocabulary, begin.vocabulary)
     rows = np.flatnonzero(~data.validation)
     classes = style_classes(data.styles, rows)
     if classes.max() > 0:
@@ -179,13 +180,23 @@ def _weights(data: TrainingSet, rows: np.ndarray, balance: float, where: torch.d
     return weights
 
 
-def take_over(net: GarmentNet, other: GarmentNet) -> list[str]:
+def take_over(
+    net: GarmentNet, other: GarmentNet, vocabulary: dict[str, list[str]], known: dict[str, list[str]]
+) -> list[str]:
     """Copy every weight of ``other`` that has the same name and shape in ``net``; returns the names copied.
 
     Fine-tuning on another catalogue: the backbone fits whatever the attributes are, their blocks only where names and
-    sizes agree.
+    sizes agree. A head's row goes to the value of the same name: ``vocabulary`` orders those of ``net``, ``known``
+    those of ``other``; values that are new begin anew.
     """
     mine, theirs = net.state_dict(), other.state_dict()
+    for name, values in vocabulary.items():
+        place = {value: row for row, value in enumerate(known.get(name, ()))}
+        both = [(row, place[value]) for row, value in enumerate(values) if value in place]
+        to, of = torch.tensor(both, dtype=torch.int64).reshape(-1, 2).T
+        for key in (f"attributes.{name}.prototypes", f"attributes.{name}.bias"):
+            if key in theirs and theirs[key].shape[1:] == mine[key].shape[1:]:
+                theirs[key] = mine[key].index_copy(0, to, theirs[key][of])
     fit = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
     net.load_state_dict(fit, strict=False)
     return list(fit)
