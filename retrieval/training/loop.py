@@ -21,9 +21,10 @@ from retrieval.training import augment, losses, validate
 from retrieval.training.curves import Curves, of_steps, save_report, writer
 from retrieval.training.data import TrainingSet
 from retrieval.training.edits import train_memory
+from retrieval.training.mined import Mined, MinedPairSampler, MinedSampler, mined_sampler
 from retrieval.training.parts import StyleHeads, style_classes
 from retrieval.training.processes import Runner, launch
-from retrieval.training.sampling import Draw, IdSampler, Mined, MinedSampler, PairSampler
+from retrieval.training.sampling import Draw, IdSampler, PairSampler
 from retrieval.training.state import resume, save
 
 SAVE_EVERY = 200  # steps between resumable states
@@ -157,11 +158,10 @@ def _groups(net: GarmentNet, config: Config) -> list[dict[str, Any]]:
 
 def _sampler(
     data: TrainingSet, rows: np.ndarray, config: Config, mined: Mined | None = None
-) -> PairSampler | IdSampler | MinedSampler:
+) -> PairSampler | IdSampler | MinedSampler | MinedPairSampler:
     settings, styles = config.training, data.styles[rows]
     if mined is not None:
-        ids, photos = settings.ids_per_batch, settings.photos_per_id
-        return MinedSampler(styles, mined.within(rows), ids, photos, config.mine.share)
+        return mined_sampler(styles, data.codes[rows], mined.within(rows), settings, config.mine.share)
     if settings.batch == "ids":
         return IdSampler(styles, settings.ids_per_batch, settings.photos_per_id)
     return PairSampler(styles, data.codes[rows, 0], settings.pairs, settings.grouped_share, settings.alike_share)
@@ -283,8 +283,12 @@ def _loss(
         tuples.append(code)
     look = output.blocks[LOOK]
     if settings.style_loss == "contrast":
-        (first, second), styles = look.chunk(2), labels.styles.chunk(2)[0]
-        style = losses.style_contrast(first, second, styles, settings.temperature)
+        (first, second), styles, away = look.chunk(2), labels.styles.chunk(2)[0], None
+        if labels.anchors is not None:
+            pairs = labels.anchors.chunk(2)[0]  # both halves end in photos that are only negatives
+            away = torch.cat((first[~pairs], second[~pairs]))
+            first, second, styles = first[pairs], second[pairs], styles[pairs]
+        style = losses.style_contrast(first, second, styles, settings.temperature, away)
     else:
         style = losses.triplet(look, labels.styles, settings.margin, "batch-all", "euclidean", labels.anchors)
     ce = torch.stack(classify).mean()
