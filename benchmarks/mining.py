@@ -4,17 +4,18 @@
     python benchmarks/mining.py generated --work runs/mining --sweep
     python benchmarks/mining.py products DATA --work runs/mining-products
 
-``generated``: drawn garments; shop photos, four of a style, are the source; phone photos of other garments, eight of a
-style, the target. The style column of the target (all colors of a garment are one style) is the planted truth:
-same-style top-4 of its held-out styles among each other, and the share of right pseudo labels. ``--sweep`` runs one
-round for several m (ranks 1 to m positive) and i, j (ranks i to j negative), all from the same network.
+``generated``: drawn garments; shop photos, four of a style, are the source; phone photos of other garments, sixteen of
+a style, the target. The style column of the target (a garment in its color) is the planted truth: same-style top-4 of
+its held-out styles among each other, and the share of right pseudo labels. ``--sweep`` runs one round for several m
+(ranks 1 to m positive) and i, j (ranks i to j negative), losses and shares of queries kept, all from the same network.
+The backbone stays that of the shipped model unless --backbone-rate says otherwise, which makes it a job of minutes.
 
 ``products``: the shipped model; a sample of the variant groups of DATA/products is the source, DATA/phone the target.
 There is no style of a phone photo; what is measured is the kind of garment: the mean share of the four product photos
 nearest to a phone photo (by look, as in mining) whose article type is one of those that its label may mean.
 
-Every gain is paired: the same queries before and after. Its standard error is over garments (products: photos), since
-the photos of one garment are found, or not, together.
+Every gain is paired: the same queries before and after. Its standard error is over styles (products: photos), since the
+photos of one style are found, or not, together.
 """
 
 from __future__ import annotations
@@ -57,7 +58,13 @@ KINDS = {  # what a phone photo's label may be called in the shop
     "Top": ("Tops", "Camisoles"),
     "Blouse": ("Tops", "Shirts", "Tunics"),
 }
-SWEEP = [(1, 30, 40), (3, 30, 40), (5, 30, 40), (10, 30, 40), (3, 15, 25), (3, 60, 70)]
+SWEEP = [  # m, i, j, loss, confident
+    *((m, 30, 40, "contrast", 0.3) for m in (1, 3, 5, 10)),
+    *((1, i, j, "contrast", 0.3) for i, j in ((15, 25), (60, 70))),
+    *((m, 30, 40, "contrast", 1.0) for m in (1, 3, 10)),
+    *((m, 30, 40, "triplet", 0.3) for m in (1, 3)),
+    *((m, 30, 40, "triplet", 1.0) for m in (3, 10)),
+]
 HOLDOUT = 0.4  # of the garments of either kind: those that judge
 
 
@@ -67,18 +74,6 @@ def changed(base: Config, changes: dict[str, dict[str, Any]]) -> Config:
     for section, keys in changes.items():
         value[section] = value.get(section, {}) | keys
     return configs.parse(value, "benchmarks/mining.py")
-
-
-def drawn(folder: Path, photos: int, per_style: int, seed: int, phone: float) -> Path:
-    """Drawn garments as a list with the column ``group``: the garment, whatever its color."""
-    made = garments.generate(folder, photos, seed, per_style, phone_share=phone, progress=True)
-    with (made / "labels.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return listed(made / "list.csv", [{"path": f"photos/{r['id']}.jpg", "group": group_of(r)} | r for r in rows])
-
-
-def group_of(row: dict[str, str]) -> str:
-    return row["variant_group"] or row["style"]
 
 
 def listed(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -124,41 +119,45 @@ def main() -> None:
 @main.command()
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 @click.option("--shop", default=1200, show_default=True, help="Photos of the source, 4 of a style.")
-@click.option("--phone", default=2400, show_default=True, help="Photos of the target, 8 of a style.")
-@click.option("--size", default=48, show_default=True, help="Photo side that the network sees.")
-@click.option("--ranks", nargs=3, default=(3, 30, 40), show_default=True, help="m, i, j.")
+@click.option("--phone", default=2400, show_default=True, help="Photos of the target, 16 of a style.")
+@click.option("--size", default=64, show_default=True, help="Photo side that the network sees.")
+@click.option("--ranks", nargs=3, default=(1, 30, 40), show_default=True, help="m, i, j.")
+@click.option("--loss", type=click.Choice(["contrast", "triplet"]), default="contrast", show_default=True)
+@click.option("--confident", default=0.3, show_default=True)
 @click.option("--steps", default=200, show_default=True, help="Of the training on the source.")
-@click.option("--round-steps", default=60, show_default=True)
+@click.option("--backbone-rate", "rate", default=0.0, show_default=True, help="Of the learning rate; 0: frozen.")
+@click.option("--round-steps", default=80, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--sweep", is_flag=True, help="One round each of several ranks instead, from one network.")
+@click.option("--sweep", is_flag=True, help="One round each of several ranks, losses and shares, from one network.")
 def generated(
-    work: Path, shop: int, phone: int, size: int, ranks: tuple[int, int, int], steps: int, round_steps: int,
-    rounds: int, seed: int, sweep: bool,
+    work: Path, shop: int, phone: int, size: int, ranks: tuple[int, int, int], loss: str, confident: float, steps: int,
+    rate: float, round_steps: int, rounds: int, seed: int, sweep: bool,
 ) -> None:  # fmt: skip
     """Shop styles as source, phone photos of other styles as target, planted truth."""
-    source = drawn(work / f"shop-{seed}", shop, 4, seed, 0.0)
-    target = drawn(work / f"phone-{seed}", phone, 8, seed + 1000, 1.0)
+    source = garments.generate(work / f"shop-{seed}", shop, seed, 4, 0.0, progress=True)
+    target = garments.generate(work / f"phone-{seed}", phone, seed + 1000, 16, 1.0, progress=True)
     goal = open_photos(target)
-    known, names = [photo.attributes["group"] for photo in goal], goal.rows["id"].to_pylist()
+    known, names = [photo.attributes["style"] for photo in goal], goal.rows["id"].to_pylist()
     judges = goal.take(np.flatnonzero(held_out(known, names, HOLDOUT)))
-    styles = {photo.id: str(photo.attributes["group"]) for photo in judges}
-    report: dict[str, Any] = {"facts": {"shop": shop, "phone": phone, "size": size, "seed": seed}}
+    styles = {photo.id: str(photo.attributes["style"]) for photo in judges}
+    report: dict[str, Any] = {}
     start: Path | None = None
-    for m, i, j in SWEEP if sweep else [ranks]:
+    for m, i, j, by, sure in SWEEP if sweep else [(*ranks, loss, confident)]:
+        numbers = {"positives": m, "negatives": [i, j], "loss": by, "confident": sure, "learning_rate": 1e-3}
         config = changed(
             configs.load("generated"),
             {
                 "model": {"input_size": size},
-                "training": {"steps": steps, "seed": seed},
-                "data": {"style": ["group"], "holdout": HOLDOUT},
-                "mine": {"positives": m, "negatives": [i, j], "steps": round_steps},
+                "training": {"steps": steps, "seed": seed, "backbone_rate": rate},
+                "data": {"style": ["style"], "holdout": HOLDOUT},
+                "mine": numbers | {"queries": phone, "steps": round_steps},
             },
         )
-        name = f"m{m}-i{i}-j{j}-{seed}"
+        name = f"m{m}-i{i}-j{j}-{by}-{sure}-{seed}"
         out = work / f"{name}.safetensors"
         found = mining.mine(
-            config, target, photos=source, truth="group", model=start, rounds=1 if sweep else rounds, every=True,
+            config, target, photos=source, truth="style", model=start, rounds=1 if sweep else rounds, every=True,
             out=out, progress=True, say=click.echo,
         )  # fmt: skip
         folder = out.with_name(f"{out.stem}.mining")
@@ -173,7 +172,7 @@ def generated(
             scores.append(hits)
         report[name] = of_rounds(found, scores, group)
         start = first  # all from the same network
-        click.echo(f"m {m}, i {i}, j {j}; {len(group)} photos of {len(set(group))} garments asked")
+        click.echo(f"{name}; {len(group)} photos of {len(set(group))} styles asked")
         click.echo(table(report[name], "top-4"))
         path = work / f"{'sweep' if sweep else 'generated'}-{seed}.json"
         atomic_write(path, json.dumps(report, indent=1).encode())
@@ -215,11 +214,15 @@ def sampled(shop: Path, photos: int, path: Path, styled: bool) -> Path:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--photos", default=3000, show_default=True, help="Products to learn from, and as many to search.")
 @click.option("--ranks", nargs=3, default=(10, 30, 40), show_default=True, help="m, i, j.")
-@click.option("--round-steps", default=40, show_default=True)
-@click.option("--sweep", is_flag=True, help="One round each of several ranks instead.")
+@click.option("--loss", type=click.Choice(["contrast", "triplet"]), default="contrast", show_default=True)
+@click.option("--confident", default=0.3, show_default=True)
+@click.option("--backbone-rate", "rate", default=0.0, show_default=True, help="Of the learning rate; 0: frozen.")
+@click.option("--round-steps", default=80, show_default=True)
+@click.option("--sweep", is_flag=True, help="One round each of several ranks, losses and shares instead.")
 def products(
-    data: Path, work: Path, rounds: int, photos: int, ranks: tuple[int, int, int], round_steps: int, sweep: bool
-) -> None:
+    data: Path, work: Path, rounds: int, photos: int, ranks: tuple[int, int, int], loss: str, confident: float,
+    rate: float, round_steps: int, sweep: bool,
+) -> None:  # fmt: skip
     """Products as source, photos taken at home as target: does the kind of garment agree more?"""
     work.mkdir(parents=True, exist_ok=True)
     phone = data / "phone"
@@ -227,10 +230,11 @@ def products(
     shop = sampled(data / "products", photos, work / "shop.csv", styled=False)
     first = checkpoint.locate("products")
     report: dict[str, Any] = {}
-    for m, i, j in SWEEP if sweep else [ranks]:
-        numbers = {"positives": m, "negatives": [i, j], "steps": round_steps}
-        config = changed(configs.load("products"), {"mine": numbers})
-        out = work / f"m{m}-i{i}-j{j}.safetensors"
+    for m, i, j, by, sure in SWEEP if sweep else [(*ranks, loss, confident)]:
+        numbers = {"positives": m, "negatives": [i, j], "loss": by, "confident": sure, "steps": round_steps}
+        training = {"backbone_rate": rate, "pairs": 32}
+        config = changed(configs.load("products"), {"training": training, "mine": numbers})
+        out = work / f"m{m}-i{i}-j{j}-{by}-{sure}.safetensors"
         found = mining.mine(
             config, phone, photos=source, model="products", rounds=1 if sweep else rounds, every=True, out=out,
             progress=True, say=click.echo,
@@ -242,7 +246,7 @@ def products(
         rounds_told = of_rounds(found, scores, np.arange(len(scores[0])))
         labels = [{label: round(float(v.mean()), 3) for label, v in each.items()} for each in agreed]
         report[out.stem] = {"rounds": rounds_told, "by label": labels}
-        click.echo(f"m {m}, i {i}, j {j}; {len(scores[0])} photos asked")
+        click.echo(f"{out.stem}; {len(scores[0])} photos asked")
         click.echo(table(rounds_told, "kind agrees among 4"))
         for number, told in enumerate(labels):
             click.echo(f"round {number}: {told}")
