@@ -8,7 +8,8 @@ model's backbone and nothing else of it. The backbone stays as it is unless --ba
 a step five times as fast: K = 1 to 6 branches; 128, 256 or 512 dimensions a branch; the spatial
 mask, the channel gate or both; ID loss, triplets or contrast, with and without the attributes' losses; parts, each kind
 and all. ``base`` has K = 4, 256 dimensions, both gates, contrast with attributes, no parts. Top-4 is of the held-out
-photos among each other, by style alone (look, and parts where there are any). In the curve a sample of them is turned
+photos among each other, by style alone (look, and parts where there are any). Photos are 48 pixels a side, 80 in the
+table of parts, with a last map that can be cut. In the curve a sample of them is turned
 by an angle about its middle, letterbox and all, and searched for in the upright gallery; the photo itself is no answer.
 Cells that are done are kept in --work, so that an interrupted run goes on. Writes ablation.json.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,11 @@ from PIL import Image
 from index.files import atomic_write
 from retrieval import config as configs
 from retrieval import mining, photos
-from retrieval.config import PARTS, Config
+from retrieval.config import LOOK, PARTS, Config
 from retrieval.datasets import garments
 from retrieval.datasets.readers import PhotoSource, open_photos
+from retrieval.datasets.records import Photo
+from retrieval.datasets.splits import held_out
 from retrieval.embed import build_gallery
 from retrieval.engine import AT_ONCE, Engine
 from retrieval.evaluation.metrics import pad_rows, same_style_at_k
@@ -45,6 +49,7 @@ SMALL = {"input_size": 48, "branches": 4, "branch_dim": 256, "grid": 1, "detail"
 BATCH = {"pairs": 24, "ids_per_batch": 12, "photos_per_id": 4}  # 48 photos a step, whatever the batch is
 ALONE = {"classify": 0, "triplet": 0}
 IDS = {"batch": "ids", "style_loss": "triplet"}
+FINE = {"input_size": 80, "last_stride": 1}  # a last map of 5 x 5 cells, which parts can cut
 EVERY = {"stripes": [2, 3], "columns": [2, 3], "rings": [3], "dim": 128}
 Changes = dict[str, dict[str, Any]]  # what a cell changes in model and training
 BASE: Changes = {}
@@ -63,12 +68,12 @@ TABLES: dict[str, dict[str, Changes]] = {
         "contrast + attributes": BASE,
     },
     "parts": {
-        "no parts": BASE,
-        "look of 3 x 3 cells": {"model": {"grid": 3}},
-        "stripes": {"model": {"parts": {"stripes": [2, 3], "dim": 128}}},
-        "columns": {"model": {"parts": {"columns": [2, 3], "dim": 128}}},
-        "rings": {"model": {"parts": {"rings": [3], "dim": 128}}},
-        "all parts": {"model": {"parts": EVERY}},
+        "no parts": {"model": FINE},
+        "look of 3 x 3 cells": {"model": FINE | {"grid": 3}},
+        "stripes": {"model": FINE | {"parts": {"stripes": [2, 3], "dim": 128}}},
+        "columns": {"model": FINE | {"parts": {"columns": [2, 3], "dim": 128}}},
+        "rings": {"model": FINE | {"parts": {"rings": [3], "dim": 128}}},
+        "all parts": {"model": FINE | {"parts": EVERY}},
     },
     "seeds": {f"seed {n}": {"training": {"seed": n}} if n else BASE for n in range(3)},
 }
@@ -106,6 +111,10 @@ def changed(base: Config, changes: Changes) -> Config:
     return configs.parse(value, "benchmarks/ablation.py")
 
 
+def style_of(photo: Photo, config: Config) -> str | None:
+    return next((style for column in config.data.style if (style := photo.attributes.get(column))), None)
+
+
 def turned(source: photos.Source, angle: float, size: int) -> bytes:
     """The letterboxed photo turned about its middle, anticlockwise, zeros in the corners as around it, as a PNG."""
     upright = Image.fromarray(photos.load(source, 2 * size).pixels)
@@ -120,19 +129,19 @@ def turned_top(engine: Engine, listing: PhotoSource, code: np.ndarray, asked: np
     ids = engine.gallery.columns(["id"])["id"].to_pylist()
     sources = {photo.id: photo.source for photo in listing}
     size, attributes = engine.model.config.model.input_size, tuple(engine.names.vocabulary)
-    queries = [turned(sources[ids[row]], angle, size) for row in asked]
-    found = []
-    for drop in (attributes, (*attributes, "look"))[: 2 if PARTS in engine.layout.names else 1]:
-        near: list[np.ndarray] = []
-        for at in range(0, len(asked), AT_ONCE):
-            requests = [
-                Request(photo=query, exclude=[ids[row]], drop=drop)
-                for query, row in zip(queries[at : at + AT_ONCE], asked[at : at + AT_ONCE], strict=True)
-            ]
-            near += [rows for rows, _ in engine.search(engine.prepare(requests), mining.TOP)]
-        rows = pad_rows(near, mining.TOP + 1)
-        found.append(round(float(same_style_at_k(code, asked, rows, mining.TOP).mean()), 4))
-    return found
+    near: list[list[np.ndarray]] = [[] for _ in range(2 if PARTS in engine.layout.names else 1)]
+    for at in range(0, len(asked), AT_ONCE):
+        requests = [
+            Request(photo=turned(sources[ids[row]], angle, size), exclude=[ids[row]], drop=attributes)
+            for row in asked[at : at + AT_ONCE]
+        ]
+        prepared = engine.prepare(requests)
+        alone = prepared.vectors.copy()
+        alone[:, engine.layout.slice(LOOK)] = 0
+        for found, vectors in zip(near, (prepared.vectors, alone), strict=False):
+            found += [rows for rows, _ in engine.search(replace(prepared, vectors=vectors), mining.TOP)]
+    every = [pad_rows(found, mining.TOP + 1) for found in near]
+    return [round(float(same_style_at_k(code, asked, rows, mining.TOP).mean()), 4) for rows in every]
 
 
 def measured(
@@ -147,11 +156,7 @@ def measured(
         found = {"cell": mark}
     elif queries is None or found.get("curve of") == queries:
         return found
-    styles = {
-        photo.id: style
-        for photo in held
-        if (style := next((s for c in config.data.style if (s := photo.attributes.get(c))), None))
-    }
+    styles = {photo.id: style for photo in held if (style := style_of(photo, config))}
     if not out.is_file():
         train(data, config, out, progress=True)
     engine = Engine(build_gallery(held, out.with_name(f"{out.stem}-{mark}.gallery"), out, progress=True).gallery)
@@ -227,9 +232,9 @@ def main(
     training = BATCH | {"steps": steps, "start": str(start), "memory": "means", "backbone_rate": rate}
     base = changed(given, {"model": SMALL, "training": training, "data": {"holdout": 0.3}})
     listing = open_photos(folder or garments.generate(work / "garments", 3000, progress=True))
-    data = gather(listing, base, progress=True)
-    asked = {each for each, held in zip(data.ids, data.validation, strict=True) if held}
-    held = listing.take(np.flatnonzero([each in asked for each in listing.rows["id"].to_pylist()]))
+    data: dict[int, TrainingSet] = {}  # by photo side
+    ids, groups = listing.rows["id"].to_pylist(), [style_of(photo, base) for photo in listing]
+    held = listing.take(np.flatnonzero(held_out(groups, ids, base.data.holdout)))
     report: dict[str, dict[str, Any]] = {}
     for group, cells in TABLES.items():
         if only and group not in only:
@@ -240,13 +245,15 @@ def main(
             values = [config.model_dump(mode="json", exclude={"search"}), listing.fingerprint()]
             mark = configs.fingerprint([*values, checkpoint.read(start).fingerprint])
             out = work / ("base.safetensors" if changes == BASE else f"{group}-{cell.replace(' ', '-')}.safetensors")
-            report[group][cell] = measured(config, mark, data, held, out, turned if group in CURVES else None)
+            size = config.model.input_size
+            data[size] = data.get(size) or gather(listing, config, progress=True)
+            report[group][cell] = measured(config, mark, data[size], held, out, turned if group in CURVES else None)
         click.echo(table(group, report[group]))
         facts = {
             "config": name,
             "steps": steps,
             "backbone rate": rate,
-            "photos": len(data.ids),
+            "photos": len(listing),
             "held out": len(held),
             "curve of": turned,
         }
