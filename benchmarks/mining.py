@@ -4,13 +4,18 @@
     python benchmarks/mining.py generated --work runs/mining --sweep
     python benchmarks/mining.py products DATA --work runs/mining-products
 
-``generated``: drawn garments, half of the styles (all colors of a garment are one) as shop photos, the source, the
-other half as phone photos, the target; no garment is in both. The style column of the target is the planted truth:
-same-style top-4 of its held-out styles, and the share of right pseudo labels. ``--sweep`` runs several m, i and j.
+``generated``: drawn garments; shop photos, four of a style, are the source; phone photos of other garments, sixteen of
+a style, the target. The style column of the target (a garment in its color) is the planted truth: same-style top-4 of
+its held-out styles among each other, and the share of right pseudo labels. ``--sweep`` runs one round for several m
+(ranks 1 to m positive) and i, j (ranks i to j negative), losses and shares of queries kept, all from the same network.
+The backbone stays that of the shipped model unless --backbone-rate says otherwise, which makes it a job of minutes.
 
-``products``: the shipped model, shop photos of DATA/products with their variant groups as the source, DATA/phone as the
-target. There is no style of a phone photo; what is measured is the kind of garment: the mean share of the four product
-photos nearest to a phone photo (by look, as in mining) whose article type is one of those that its label may mean.
+``products``: the shipped model; a sample of the variant groups of DATA/products is the source, DATA/phone the target.
+There is no style of a phone photo; what is measured is the kind of garment: the mean share of the four product photos
+nearest to a phone photo (by look, as in mining) whose article type is one of those that its label may mean.
+
+Every gain is paired: the same queries before and after. Its standard error is over styles (products: photos), since the
+photos of one style are found, or not, together.
 """
 
 from __future__ import annotations
@@ -53,45 +58,57 @@ KINDS = {  # what a phone photo's label may be called in the shop
     "Top": ("Tops", "Camisoles"),
     "Blouse": ("Tops", "Shirts", "Tunics"),
 }
-SWEEP = [(m, i, j) for m in (1, 3, 10) for i, j in ((15, 25), (30, 40), (60, 70))]
+SWEEP = [  # m, i, j, loss, confident
+    *((m, 30, 40, "contrast", 0.3) for m in (1, 3, 10)),
+    *((1, i, j, "contrast", 0.3) for i, j in ((15, 25), (60, 70))),
+    (1, 30, 40, "contrast", 1.0),
+    (1, 30, 40, "triplet", 0.3),
+    (10, 30, 40, "triplet", 1.0),  # as published
+]
+HOLDOUT = 0.4  # of the garments of either kind: those that judge
 
 
-def tuned(base: Config, training: dict[str, Any], mine: dict[str, Any], holdout: float) -> Config:
+def changed(base: Config, changes: dict[str, dict[str, Any]]) -> Config:
     """The config with other numbers, checked as one that was read."""
     value = base.model_dump(mode="json")
-    value["training"] |= training
-    value["data"] |= {"holdout": holdout}
-    return configs.parse(value | {"mine": mine}, "benchmarks/mining.py")
+    for section, keys in changes.items():
+        value[section] = value.get(section, {}) | keys
+    return configs.parse(value, "benchmarks/mining.py")
 
 
-def domains(folder: Path, styles: int, per_style: int, seed: int) -> tuple[Path, Path]:
-    """Drawn garments as two lists, shop.csv and phone.csv, without a style in common."""
-    drawn = garments.generate(folder / "garments", styles * per_style, seed, per_style, phone_share=0.5, progress=True)
-    with (drawn / "labels.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    groups = [row["variant_group"] or row["style"] for row in rows]
-    # salted: validation parts are drawn by the hash of the bare name
-    second = held_out([f"half {group}" for group in groups], [row["id"] for row in rows], 0.5)
-    made = []
-    for name, half in (("shop", False), ("phone", True)):
-        path = drawn / f"{name}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["path", "group", *rows[0]])
-            writer.writeheader()
-            for row, group, is_second in zip(rows, groups, second, strict=True):
-                if row["domain"] == name and is_second == half:
-                    writer.writerow({"path": f"photos/{row['id']}.jpg", "group": group} | row)
-        made.append(path)
-    return made[0], made[1]
+def listed(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
-def line(report: dict[str, Any]) -> str:
-    """A table of rounds."""
-    rows = ["| round | top-4, source | top-4, target | right | apart |", "|---|---|---|---|---|"]
-    for each in report["rounds"]:
-        cells = [each[name] for name in ("source", "target", "right", "apart")]
-        rows.append(f"| {each['round']} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |")
-    return "\n".join(rows)
+def gain(before: np.ndarray, after: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """Mean difference of two (n,) scores of the same queries, and its standard error over groups (n,) int64."""
+    apart = after.astype(float) - before
+    sums = np.bincount(group, weights=apart - apart.mean())
+    return float(apart.mean()), float(np.sqrt((sums**2).sum()) / len(apart))
+
+
+def of_rounds(report: dict[str, Any], scores: list[np.ndarray], group: np.ndarray) -> list[dict[str, Any]]:
+    """What each round reached, with the paired gain over round 0."""
+    told = []
+    for each, score in zip(report["rounds"], scores, strict=True):
+        difference, error = gain(scores[0], score, group)
+        told.append(each | {"score": float(score.mean()), "gain": difference, "error": error, "asked": len(score)})
+    return told
+
+
+def table(rounds: list[dict[str, Any]], name: str) -> str:
+    """A table of rounds; ``name`` says what the score is."""
+    head = ["round", name, "gain", "source top-4", "positives right", "negatives right"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for each in rounds:
+        change = f"{each['gain']:+.3f} ± {each['error']:.3f}" if each["round"] else ""
+        cells = ["" if each[key] is None else f"{each[key]:.3f}" for key in ("source", "right", "apart")]
+        lines.append(f"| {each['round']} | {each['score']:.3f} | {change} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 @click.group()
@@ -101,41 +118,70 @@ def main() -> None:
 
 @main.command()
 @click.option("--work", type=click.Path(path_type=Path), required=True)
-@click.option("--styles", default=1000, show_default=True)
-@click.option("--per-style", default=8, show_default=True, help="Half of them shop photos, half phone photos.")
-@click.option("--ranks", nargs=3, default=(3, 30, 40), show_default=True, help="m, i, j.")
-@click.option("--steps", default=400, show_default=True, help="Of the training on the source.")
-@click.option("--round-steps", default=200, show_default=True)
-@click.option("--rounds", default=4, show_default=True)
+@click.option("--shop", default=1200, show_default=True, help="Photos of the source, 4 of a style.")
+@click.option("--phone", default=2400, show_default=True, help="Photos of the target, 16 of a style.")
+@click.option("--size", default=64, show_default=True, help="Photo side that the network sees.")
+@click.option("--ranks", nargs=3, default=(1, 30, 40), show_default=True, help="m, i, j.")
+@click.option("--loss", type=click.Choice(["contrast", "triplet"]), default="contrast", show_default=True)
+@click.option("--confident", default=0.3, show_default=True)
+@click.option("--steps", default=200, show_default=True, help="Of the training on the source.")
+@click.option("--backbone-rate", "rate", default=0.0, show_default=True, help="Of the learning rate; 0: frozen.")
+@click.option("--round-steps", default=80, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--sweep", is_flag=True, help=f"Ranks {', '.join(map(str, SWEEP))} instead, from one network.")
+@click.option("--sweep", is_flag=True, help="One round each of several ranks, losses and shares, from one network.")
 def generated(
-    work: Path, styles: int, per_style: int, ranks: tuple[int, int, int], steps: int, round_steps: int, rounds: int,
-    seed: int, sweep: bool,
+    work: Path, shop: int, phone: int, size: int, ranks: tuple[int, int, int], loss: str, confident: float, steps: int,
+    rate: float, round_steps: int, rounds: int, seed: int, sweep: bool,
 ) -> None:  # fmt: skip
     """Shop styles as source, phone photos of other styles as target, planted truth."""
-    source, target = domains(work, styles, per_style, seed)
-    base, found, start = configs.load("generated"), {}, None
-    for m, i, j in SWEEP if sweep else [ranks]:
-        numbers = {"positives": m, "negatives": [i, j], "steps": round_steps}
-        config = tuned(base, {"steps": steps, "seed": seed}, numbers, 0.3)
-        out = work / f"mined-{m}-{i}-{j}.safetensors"
-        report = mining.mine(
-            config, target, photos=source, truth="group", model=start, rounds=rounds, out=out, progress=True,
-            say=click.echo,
+    source = garments.generate(work / f"shop-{seed}", shop, seed, 4, 0.0, progress=True)
+    target = garments.generate(work / f"phone-{seed}", phone, seed + 1000, 16, 1.0, progress=True)
+    goal = open_photos(target)
+    known, names = [photo.attributes["style"] for photo in goal], goal.rows["id"].to_pylist()
+    judges = goal.take(np.flatnonzero(held_out(known, names, HOLDOUT)))
+    styles = {photo.id: str(photo.attributes["style"]) for photo in judges}
+    report: dict[str, Any] = {}
+    start: Path | None = None
+    for m, i, j, by, sure in SWEEP if sweep else [(*ranks, loss, confident)]:
+        numbers = {"positives": m, "negatives": [i, j], "loss": by, "confident": sure, "learning_rate": 1e-3}
+        config = changed(
+            configs.load("generated"),
+            {
+                "model": {"input_size": size},
+                "training": {"steps": steps, "seed": seed, "backbone_rate": rate},
+                "data": {"style": ["style"], "holdout": HOLDOUT},
+                "mine": numbers | {"queries": phone, "steps": round_steps},
+            },
+        )
+        name = f"m{m}-i{i}-j{j}-{by}-{sure}-{seed}"
+        out = work / f"{name}.safetensors"
+        found = mining.mine(
+            config, target, photos=source, truth="style", model=start, rounds=1 if sweep else rounds, every=True,
+            out=out, progress=True, say=click.echo,
         )  # fmt: skip
-        start = start or out.with_name(f"{out.stem}.mining") / "round-0.safetensors"  # all from the same network
-        found[f"m {m}, i {i}, j {j}"] = report
-        click.echo(f"m {m}, i {i}, j {j}\n{line(report)}")
-    atomic_write(work / ("sweep.json" if sweep else "generated.json"), json.dumps(found, indent=1).encode())
+        folder = out.with_name(f"{out.stem}.mining")
+        first = start or folder / "round-0.safetensors"
+        scores, group = [], np.zeros(0)
+        for each in [first, *(folder / f"round-{n['round']}.safetensors" for n in found["rounds"][1:])]:
+            mark = checkpoint.read(each).fingerprint
+            engine = Engine(build_gallery(judges, work / "judged" / f"{mark}.gallery", each, progress=True).gallery)
+            asked, hits = mining.style_hits(engine, styles)
+            ids = engine.gallery.columns(["id"])["id"].to_pylist()
+            group = np.unique([styles[ids[row]] for row in asked], return_inverse=True)[1]
+            scores.append(hits)
+        report[name] = of_rounds(found, scores, group)
+        start = first  # all from the same network
+        click.echo(f"{name}; {len(group)} photos of {len(set(group))} styles asked")
+        click.echo(table(report[name], "top-4"))
+        path = work / f"{'sweep' if sweep else 'generated'}-{seed}.json"
+        atomic_write(path, json.dumps(report, indent=1).encode())
 
 
-def agreement(model: Path, shop: Path, phone: Path, photos: int, work: Path) -> dict[str, float]:
-    """Mean share of the four nearest products that are of the garment's kind, over all phone photos and by label."""
-    listing = open_photos(shop)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(listing))[:photos])
-    path = work / f"products-{model.stem}.gallery"
-    engine = Engine(build_gallery(listing.take(chosen), path, model, progress=True).gallery)
+def agreement(model: Path, shop: Path, phone: Path, work: Path) -> dict[str, np.ndarray]:
+    """Share of the four nearest products that are of the garment's kind, by label, for each of its phone photos."""
+    path = work / f"products-{checkpoint.read(model).fingerprint}.gallery"
+    engine = Engine(build_gallery(open_photos(shop), path, model, progress=True).gallery)
     asked = [photo for photo in open_photos(phone) if photo.attributes["label"] in KINDS]
     drop = tuple(engine.names.vocabulary)
     prepared = engine.prepare([Request(photo=photo.source, drop=drop) for photo in asked])
@@ -144,37 +190,67 @@ def agreement(model: Path, shop: Path, phone: Path, photos: int, work: Path) -> 
     for photo, (rows, _) in zip(asked, engine.search(prepared, mining.TOP), strict=True):
         label = str(photo.attributes["label"])
         by_label.setdefault(label, []).append(float(np.mean([kinds[row] in KINDS[label] for row in rows])))
-    every = [value for values in by_label.values() for value in values]
-    return {"all": float(np.mean(every))} | {label: float(np.mean(values)) for label, values in by_label.items()}
+    return {label: np.array(values) for label, values in sorted(by_label.items())}
+
+
+def sampled(shop: Path, photos: int, path: Path, styled: bool) -> Path:
+    """A list of about so many of the shop's photos, drawn; ``styled``: whole variant groups."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"id": p.id, "path": str(p.source)} | {k: v or "" for k, v in p.attributes.items()} for p in open_photos(shop)
+    ]
+    if styled:
+        names = np.unique([row["variant_group"] for row in rows if row["variant_group"]])
+        chosen = set(rng.permutation(names)[: photos // 3].tolist())  # three photos a group
+        kept = [row for row in rows if row["variant_group"] in chosen]
+    else:
+        kept = [rows[at] for at in np.sort(rng.permutation(len(rows))[:photos])]
+    return listed(path, kept)
 
 
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True))
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--photos", default=8000, show_default=True, help="Products in the gallery that is searched.")
+@click.option("--photos", default=3000, show_default=True, help="Products to learn from, and as many to search.")
 @click.option("--ranks", nargs=3, default=(10, 30, 40), show_default=True, help="m, i, j.")
-@click.option("--round-steps", default=300, show_default=True)
-def products(data: Path, work: Path, rounds: int, photos: int, ranks: tuple[int, int, int], round_steps: int) -> None:
+@click.option("--loss", type=click.Choice(["contrast", "triplet"]), default="contrast", show_default=True)
+@click.option("--confident", default=0.3, show_default=True)
+@click.option("--backbone-rate", "rate", default=0.0, show_default=True, help="Of the learning rate; 0: frozen.")
+@click.option("--round-steps", default=80, show_default=True)
+@click.option("--sweep", is_flag=True, help="One round each of several ranks, losses and shares instead.")
+def products(
+    data: Path, work: Path, rounds: int, photos: int, ranks: tuple[int, int, int], loss: str, confident: float,
+    rate: float, round_steps: int, sweep: bool,
+) -> None:  # fmt: skip
     """Products as source, photos taken at home as target: does the kind of garment agree more?"""
-    m, i, j = ranks
-    shop, phone = data / "products", data / "phone"
-    config = tuned(configs.load("products"), {}, {"positives": m, "negatives": [i, j], "steps": round_steps}, 0.1)
-    out = work / "products.safetensors"
-    report = mining.mine(
-        config, phone, photos=shop, model="products", rounds=rounds, out=out, progress=True,
-        say=click.echo,
-    )  # fmt: skip
-    start = work / "round-0.safetensors"
-    atomic_write(start, checkpoint.locate("products").read_bytes())
-    folder = out.with_name(f"{out.stem}.mining")
-    models = [start, *(folder / f"round-{each['round']}.safetensors" for each in report["rounds"][1:])]
-    agreed = [agreement(model, shop, phone, photos, work) for model in models]
-    click.echo(line(report))
-    for number, each in enumerate(agreed):
-        told = ", ".join(f"{label} {value:.2f}" for label, value in sorted(each.items()))
-        click.echo(f"round {number}: garment class among the top {mining.TOP}: {told}")
-    atomic_write(work / "products.json", json.dumps(report | {"agreement": agreed}, indent=1).encode())
+    work.mkdir(parents=True, exist_ok=True)
+    phone = data / "phone"
+    source = sampled(data / "products", photos, work / "source.csv", styled=True)
+    shop = sampled(data / "products", photos, work / "shop.csv", styled=False)
+    first = checkpoint.locate("products")
+    report: dict[str, Any] = {}
+    for m, i, j, by, sure in SWEEP if sweep else [(*ranks, loss, confident)]:
+        numbers = {"positives": m, "negatives": [i, j], "loss": by, "confident": sure, "steps": round_steps}
+        training = {"backbone_rate": rate, "pairs": 32}
+        config = changed(configs.load("products"), {"training": training, "mine": numbers})
+        out = work / f"m{m}-i{i}-j{j}-{by}-{sure}.safetensors"
+        found = mining.mine(
+            config, phone, photos=source, model="products", rounds=1 if sweep else rounds, every=True, out=out,
+            progress=True, say=click.echo,
+        )  # fmt: skip
+        folder = out.with_name(f"{out.stem}.mining")
+        models = [first, *(folder / f"round-{each['round']}.safetensors" for each in found["rounds"][1:])]
+        agreed = [agreement(model, shop, phone, work) for model in models]
+        scores = [np.concatenate(list(each.values())) for each in agreed]
+        rounds_told = of_rounds(found, scores, np.arange(len(scores[0])))
+        labels = [{label: round(float(v.mean()), 3) for label, v in each.items()} for each in agreed]
+        report[out.stem] = {"rounds": rounds_told, "by label": labels}
+        click.echo(f"{out.stem}; {len(scores[0])} photos asked")
+        click.echo(table(rounds_told, "kind agrees among 4"))
+        for number, told in enumerate(labels):
+            click.echo(f"round {number}: {told}")
+        atomic_write(work / ("sweep.json" if sweep else "products.json"), json.dumps(report, indent=1).encode())
 
 
 if __name__ == "__main__":

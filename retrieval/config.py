@@ -151,6 +151,7 @@ class TrainingConfig(Strict):
     style: Annotated[float, Field(ge=0)] = 1.0
     style_loss: Literal["contrast", "triplet"] = "contrast"
     regions: Annotated[float, Field(ge=0)] = 0.3  # of the share of reasons outside the regions, where data has them
+    identity: Annotated[float, Field(ge=0)] = 0.0  # of look's cross entropy over styles
     parts: Annotated[float, Field(ge=0)] = 1.0  # of each part's cross entropy over styles, where the model has parts
     augment: Literal["shop", "thesis"] = "shop"
     jitter: Annotated[float, Field(ge=0, le=3)] = 1.0  # shop: factor on random shift, scale and rotation
@@ -169,7 +170,7 @@ class TrainingConfig(Strict):
     seed: int = 0
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
 
-    LATER = ("parts", "refit", "regions")
+    LATER = ("identity", "parts", "refit", "regions")
 
     @model_validator(mode="after")
     def _contrast_needs_pairs(self) -> TrainingConfig:
@@ -219,9 +220,11 @@ class MineConfig(Strict):
     """Rounds of ``fsearch mine``: pseudo labels by rank, and the training on them."""
 
     queries: Annotated[int, Field(ge=2)] = 1000  # target photos searched by in a round, at most
+    confident: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of them that is kept, the surest
     positives: Annotated[int, Field(ge=1)] = 10  # ranks 1 to this are of the query's style
     negatives: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (30, 40)  # ranks that are not
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the ids of a batch that are mined
+    loss: Literal["triplet", "contrast"] = "triplet"  # batches of ids, as published, or of pairs
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the ids (pairs) of a batch that are mined
     steps: Annotated[int, Field(ge=1)] = 300  # of a round
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
 

@@ -34,7 +34,7 @@ from retrieval.models import checkpoint
 from retrieval.query import Request
 from retrieval.training.data import TrainingSet, gather
 from retrieval.training.loop import train
-from retrieval.training.sampling import Mined
+from retrieval.training.mined import Mined
 
 TOP = 4  # same-style top-4, as the thesis
 TARGET = "\0target\0"  # before the ids of target photos among those that are trained on
@@ -104,11 +104,12 @@ def mine(
     truth: str | None = None,
     model: str | Path | None = None,
     rounds: int = 5,
+    every: bool = False,
     out: Path | None = None,
     progress: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Rounds of mining until one gains nothing, ``rounds`` at most; the best network goes to ``out``.
+    """Rounds of mining until one gains nothing (``every``: all of them), ``rounds`` at most; the best goes to ``out``.
 
     photos, labels: the source, by default the config's; model: what to begin from (default: a network trained by the
     config on the source). truth: a column of the target with style ids. It labels nothing: styles held out by the hash
@@ -147,7 +148,7 @@ def mine(
             done.append(_round(task, number, path, progress))
             path = work / f"round-{number}.safetensors"
             say(done[-1].line())
-            if done[-1].score <= max(each.score for each in done[:-1]):
+            if not every and done[-1].score <= max(each.score for each in done[:-1]):
                 break
         best = max(done, key=lambda each: (each.score, -each.round))
         kept = begin.path if best.round == 0 and begin else work / f"round-{best.round}.safetensors"
@@ -241,7 +242,7 @@ def _round(task: Task, number: int, before: Path, progress: bool) -> Round:
             " photos, or lower mine.negatives in the config"
         )
     rng = np.random.default_rng([task.config.training.seed, 5, number])
-    pairs = mined_pairs(engine, settings.queries, settings.positives, settings.negatives, rng)
+    pairs = mined_pairs(engine, settings.queries, settings.positives, settings.negatives, rng, settings.confident)
     save_pairs(task.work / f"round-{number}.parquet", pairs, checkpoint.read(before).fingerprint)
     place = {name.removeprefix(TARGET): row for row, name in enumerate(task.data.ids) if name.startswith(TARGET)}
     mined = Mined(
@@ -267,13 +268,13 @@ def _alone(config: Config) -> Config:
 
 
 def tuned(config: Config, start: Path) -> Config:
-    """The config of a round: on from ``start``, batches of ids, triplets on look, steps and rate as ``mine`` says."""
+    """The config of a round: on from ``start``, batches, loss on look, steps and rate as ``mine`` says."""
     settings = config.mine
     training = config.training.model_copy(
         update={
             "start": str(start),
-            "batch": "ids",
-            "style_loss": "triplet",
+            "batch": "pairs" if settings.loss == "contrast" else "ids",
+            "style_loss": settings.loss,
             "steps": settings.steps,
             "learning_rate": settings.learning_rate,
             "coarse_size": None,
@@ -335,29 +336,39 @@ def _engine(task: Task, name: str, listing: PhotoSource, model: Path, progress: 
     return Engine.open(path)
 
 
-def neighbours(engine: Engine, rows: np.ndarray, k: int) -> list[np.ndarray]:
-    """Gallery rows of the ``k`` nearest others of each of ``rows``, best first, by style alone: look, and parts where
-    the network has them, at the gallery's weights; attributes weigh nothing, since triplets do not train them."""
+def neighbours(engine: Engine, rows: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Gallery rows of the ``k`` nearest others of each of ``rows``, best first, and their scores, by style alone: look,
+    and parts where the network has them, at the gallery's weights; attributes weigh nothing, since mining does not
+    train them."""
     ids = engine.gallery.columns(["id"])["id"]
-    found: list[np.ndarray] = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for start in range(0, len(rows), AT_ONCE):
         span = rows[start : start + AT_ONCE]
         asked = [Request(like=ids[int(row)].as_py(), drop=tuple(engine.names.vocabulary)) for row in span]
-        found += [at for at, _ in engine.search(engine.prepare(asked), k)]
+        found += engine.search(engine.prepare(asked), k)
     return found
 
 
 def mined_pairs(
-    engine: Engine, queries: int, positives: int, negatives: tuple[int, int], rng: np.random.Generator
+    engine: Engine,
+    queries: int,
+    positives: int,
+    negatives: tuple[int, int],
+    rng: np.random.Generator,
+    confident: float = 1.0,
 ) -> Pairs:
     """Pseudo labels of at most ``queries`` rows of the gallery, drawn by ``rng``: ranks 1 to ``positives`` are of the
-    query's style, ranks negatives[0] to negatives[1] (both counted) of another. The query has no rank."""
+    query's style, ranks negatives[0] to negatives[1] (both counted) of another. The query has no rank. Of the queries
+    the share ``confident`` is kept: those whose last positive scores the most above their first negative."""
     ids = engine.gallery.columns(["id"])["id"].to_pylist()
     drawn = np.sort(rng.permutation(len(ids))[:queries])
-    near = neighbours(engine, drawn, negatives[1])
     first, last = negatives
+    found = neighbours(engine, drawn, last)
+    gaps = np.array([scores[positives - 1] - scores[first - 1] for _, scores in found])
+    kept = np.sort(np.argsort(-gaps, kind="stable")[: max(round(confident * len(drawn)), 1)])
+    near = [found[at][0] for at in kept]
     return Pairs(
-        [ids[row] for row in drawn],
+        [ids[row] for row in drawn[kept]],
         [[ids[row] for row in at[:positives]] for at in near],
         [[ids[row] for row in at[first - 1 : last]] for at in near],
     )
@@ -391,10 +402,17 @@ def same_style(engine: Engine, styles: Mapping[str, str], top: int = TOP) -> flo
 
     styles: by id; photos that it lacks are not asked, and are nobody's mate.
     """
+    hits = style_hits(engine, styles, top)[1]
+    return round(float(hits.mean()), 4) if len(hits) else None
+
+
+def style_hits(engine: Engine, styles: Mapping[str, str], top: int = TOP) -> tuple[np.ndarray, np.ndarray]:
+    """Gallery rows of the photos that ``same_style`` asks, (n,) int64 rising, and which have a mate near, (n,) bool."""
     code = group_codes(styles.get(name) for name in engine.gallery.columns(["id"])["id"].to_pylist())
     counts = np.bincount(code[code >= 0], minlength=1)
     asked = np.flatnonzero((code >= 0) & (counts[np.maximum(code, 0)] > 1))
     if not len(asked):
-        return None
-    rows = pad_rows(neighbours(engine, asked, top), top + 1)  # one place more: the query's own, which is not there
-    return round(float(same_style_at_k(code, asked, rows, top).mean()), 4)
+        return asked, np.zeros(0, bool)
+    near = [rows for rows, _ in neighbours(engine, asked, top)]
+    rows = pad_rows(near, top + 1)  # one place more: the query's own, which is not there
+    return asked, same_style_at_k(code, asked, rows, top)

@@ -172,6 +172,18 @@ def test_explain(shop: Path, tiny_model: Path, garment_photos: Path, tmp_path: P
     assert json.loads(run(*words, "--method", "grad-cam").stdout)[0]["heat"] != each["heat"]
 
 
+def test_explain_branches(shop: Path, garment_photos: Path, tmp_path: Path) -> None:
+    photo = garment_photos / "photos" / "s00001-0.jpg"
+    result = run("explain", photo, "--branches", "-g", shop, "--save", tmp_path / "a.png")
+    assert result.exit_code == 0, result.output
+    first, second, saved = result.stdout.splitlines()
+    assert re.fullmatch(r".*s00001-0\.jpg: branch 1 0\.\d\d to 0\.\d\d, highest at x \d+, y \d+", first)
+    assert "branch 2" in second
+    assert saved == f"saved {tmp_path / 'a.png'}"
+    (told,) = json.loads(run("explain", photo, "--branches", "-g", shop, "--json").stdout)
+    assert (told["width"], told["height"], len(told["masks"])) == (120, 160, 2)
+
+
 def test_json_is_alone_on_stdout(shop: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.html"
     result = run("query", "--like", "s00001-0", "--json", "--save", sheet, "-g", shop)
@@ -374,6 +386,7 @@ def test_a_bench_without_labels(garment_photos: Path, tiny_model: Path, tmp_path
         (["query", "--batch", "q.csv", "--out", "r.csv", "--explain"], "from the file's columns"),
         (["explain", "a.jpg"], "Missing option '--attribute'"),
         (["explain", "-a", "sleeve"], "Missing argument 'PHOTO...'"),
+        (["explain", "a.jpg", "-a", "sleeve", "--branches"], "do not go together"),
         (["bench", "--save", "bench.png"], "ends in .html"),
         (["serch"], "No such command"),
         (["add"], "Missing argument 'PHOTOS'"),

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("photos", nargs=-1, required=True, type=FOLDER, metavar="PHOTO...")
-@click.option("--attribute", "-a", required=True, metavar="NAME", help="The attribute to explain.")
+@click.option("--attribute", "-a", metavar="NAME", help="The attribute to explain.")
+@click.option("--branches", is_flag=True, help="In place of an attribute: what each branch of look looks at.")
 @click.option("--value", metavar="VALUE", help="The value to find reasons for.  [default: the predicted one]")
 @click.option(
     "--method",
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, the heat map and the 7 x 7 representation in it.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the reasons as pictures: .html or .png.")
 def explain(
-    photos: tuple[Path, ...], attribute: str, value: str | None, method: Method, gallery: Path, model: str | None,
-    as_json: bool, save: Path | None,
+    photos: tuple[Path, ...], attribute: str | None, branches: bool, value: str | None, method: Method, gallery: Path,
+    model: str | None, as_json: bool, save: Path | None,
 ) -> None:  # fmt: skip
     """Show why an attribute of a photo is what the model says: heat map, box, what is under it, probabilities.
 
@@ -47,19 +48,44 @@ def explain(
     from retrieval.serving.explained import save_explanations, summary
     from retrieval.serving.sheet import checked
 
+    if branches == (attribute is not None):
+        if branches:
+            raise click.UsageError("--branches and --attribute do not go together: masks are of no attribute")
+        raise click.MissingParameter(param_hint="'--attribute'", param_type="option")
     if save is not None:
         checked(save)
     network, names = _network(gallery, model)
+    facts = {"model": f"{network.config.name} {network.fingerprint}"}
+    if attribute is None:
+        return _branches(network, photos, save, facts, as_json)
     name = names.attribute(attribute)
     wanted = names.value(name, value) if value is not None else None
     found = explained(network, photos, name, wanted, method)
     if save is not None:
-        save_explanations(save, photos, found, {"model": f"{network.config.name} {network.fingerprint}"})
+        save_explanations(save, photos, found, facts)
     if as_json:
         told = [{"photo": str(photo)} | each.to_json() for photo, each in zip(photos, found, strict=True)]
         click.echo(json.dumps(told, ensure_ascii=False))
     else:
         click.echo(summary(photos, found))
+    if save is not None:
+        click.echo(f"saved {save}", err=as_json)
+
+
+def _branches(
+    network: Model, photos: tuple[Path, ...], save: Path | None, facts: dict[str, str], as_json: bool
+) -> None:
+    from retrieval.explain.branches import branches
+    from retrieval.serving.explained import save_branches, told_branches
+
+    found = branches(network, photos)
+    if save is not None:
+        save_branches(save, photos, found, facts)
+    if as_json:
+        told = [{"photo": str(photo)} | each.to_json() for photo, each in zip(photos, found, strict=True)]
+        click.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        click.echo(told_branches(photos, found))
     if save is not None:
         click.echo(f"saved {save}", err=as_json)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,11 +24,12 @@ SHALLOW = (4, 8)  # photo over map of the earlier maps whose means attribute blo
 
 class Features(NamedTuple):
     """``blocks``: raw (n, D_b) float32 by block name, look first; ``logits``: (n, V_a) by attribute; ``styles``: (n, S)
-    of each part, while it is trained; ``shares``: see AttributeBlock, by attribute, while regions are taught."""
+    of each part of look or parts, by block, while they are trained; ``shares``: see AttributeBlock, by attribute, while
+    regions are taught."""
 
     blocks: dict[str, Tensor]
     logits: dict[str, Tensor]
-    styles: tuple[Tensor, ...] = ()
+    styles: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
     shares: dict[str, Tensor] | None = None
 
 
@@ -113,7 +115,7 @@ class GarmentNet(nn.Module):
             )
             self.layout = nn.Linear(config.detail * places, config.branches * config.branch_dim)
         self.parts = None if config.parts is None else PartsBlock(base.channels, config.parts)
-        self.style_heads: nn.Module | None = None  # of the parts, put here by training and taken away again
+        self.style_heads = nn.ModuleDict()  # by block, put here by training and taken away again
         reduction = None if config.attention == "none" else config.reduction
         self.attributes = nn.ModuleDict()
         for name, attribute in config.attributes.items():
@@ -154,7 +156,8 @@ class GarmentNet(nn.Module):
             blocks[name], logits[name] = block(x, self._earlier(shallow))
         heads: Any = self.attributes
         shares = {name: head.shares(x) for name, head in heads.items()} if self.telling else None
-        return Features(blocks, logits, () if self.style_heads is None else self.style_heads(blocks[PARTS]), shares)
+        styles = {name: head(blocks[name]) for name, head in self.style_heads.items()}
+        return Features(blocks, logits, styles, shares)
 
     def pooled(self, photos: Tensor) -> dict[str, tuple[Tensor, ...]]:
         """What the linear layers of each attribute's block see of photos (n, 3, s, s)."""

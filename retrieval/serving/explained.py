@@ -12,6 +12,7 @@ from retrieval import photos
 from retrieval.datasets.records import Cropped
 from retrieval.engine import Engine, Result
 from retrieval.explain.attribute import Explanation
+from retrieval.explain.branches import Branches
 from retrieval.explain.shares import deciding
 from retrieval.explain.similar import Alike, similar
 from retrieval.serving import heat as pictures
@@ -24,6 +25,31 @@ def save_explanations(
     """A row for each photo: the photo, its heat map with the box, what lies under the box, the head's probabilities."""
     rows = [_row(source, each) for source, each in zip(sources, found, strict=True)]
     save_sheet(path, rows, "fsearch explain", facts)
+
+
+def save_branches(path: Path, sources: Sequence[Path], found: Sequence[Branches], facts: Mapping[str, str]) -> None:
+    """A row for each photo: the photo, and over it the mask of each branch, from its lowest to its highest."""
+    rows = []
+    for source, each in zip(sources, found, strict=True):
+        photo = photos.decode(source, long_side=480).image
+        tiles = []
+        for number, mask in enumerate(each.masks, 1):
+            low, high = float(mask.min()), float(mask.max())
+            heat = (mask - low) / max(high - low, 1e-6)
+            tiles.append(Tile(pictures.overlay(photo, heat), f"branch {number}", (f"mask: {low:.2f} to {high:.2f}",)))
+        rows.append(Row("what each branch looks at", Tile(photo, source.name), tuple(tiles), first=0, role="photo"))
+    save_sheet(path, rows, "fsearch explain", facts)
+
+
+def told_branches(sources: Sequence[Path], found: Sequence[Branches]) -> str:
+    """A line for each branch of each photo: the range of its mask and where it is highest."""
+    lines = []
+    for source, each in zip(sources, found, strict=True):
+        for number, mask in enumerate(each.masks, 1):
+            y, x = np.unravel_index(int(mask.argmax()), mask.shape)
+            at = f"x {round(x * each.width / mask.shape[1])}, y {round(y * each.height / mask.shape[0])}"
+            lines.append(f"{source}: branch {number} {mask.min():.2f} to {mask.max():.2f}, highest at {at}")
+    return "\n".join(lines)
 
 
 def _row(source: Path, found: Explanation) -> Row:

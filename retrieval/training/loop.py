@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from index.errors import InputError
-from retrieval.config import LOOK, Config, fingerprint
+from retrieval.config import LOOK, PARTS, Config, fingerprint
 from retrieval.models import checkpoint, memory
 from retrieval.models.memory import Memory
 from retrieval.models.network import GarmentNet
@@ -21,10 +21,11 @@ from retrieval.training import augment, losses, regions, validate
 from retrieval.training.curves import Curves, of_steps, save_report, writer
 from retrieval.training.data import TrainingSet
 from retrieval.training.edits import train_memory
+from retrieval.training.mined import Mined, MinedPairSampler, MinedSampler, mined_sampler
 from retrieval.training.parts import StyleHeads, style_classes
 from retrieval.training.processes import Runner, launch
 from retrieval.training.refit import refit
-from retrieval.training.sampling import Draw, IdSampler, Mined, MinedSampler, PairSampler
+from retrieval.training.sampling import Draw, IdSampler, PairSampler
 from retrieval.training.state import resume, save
 
 SAVE_EVERY = 200  # steps between resumable states
@@ -63,11 +64,13 @@ def train(
     where = fabric.device
     net = GarmentNet(config.model, data.vocabulary).to(where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if settings.start is not None:
-        take_over(net, checkpoint.read(settings.start).net)
+        begin = checkpoint.read(settings.start)
+        take_over(net, begin.net, data.vocabulary, begin.vocabulary)
     rows = np.flatnonzero(~data.validation)
     classes = style_classes(data.styles, rows)
-    if net.parts is not None and settings.parts and classes.max() > 0:
-        net.style_heads = StyleHeads(net.parts.widths, int(classes.max()) + 1).to(where)
+    if classes.max() > 0:
+        for name, widths in _learned_by_style(net, config).items():
+            net.style_heads[name] = StyleHeads(widths, int(classes.max()) + 1).to(where)
     net.telling = data.regions is not None
     optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, fused=scaler is None)
     sampler = _sampler(data, rows, config, mined)
@@ -117,7 +120,7 @@ def train(
     if best:
         net.load_state_dict(best)
     net.telling = False
-    net.style_heads = None  # they are for training alone, and in no checkpoint
+    net.style_heads.clear()  # they are for training alone, and in no checkpoint
     net.eval()
     labelled = rows if mined is None else rows[(data.codes[rows] >= 0).any(axis=1)]
     if settings.refit:
@@ -130,6 +133,16 @@ def train(
     save_report(out, config, facts, curves)
     state.unlink(missing_ok=True)
     return facts
+
+
+def _learned_by_style(net: GarmentNet, config: Config) -> dict[str, list[int]]:
+    """Widths of the parts that learn the style as a class, by block: look whole, if ``identity`` says so."""
+    settings, found = config.training, {}
+    if settings.identity:
+        found[LOOK] = [config.model.branches * config.model.branch_dim]
+    if net.parts is not None and settings.parts:
+        found[PARTS] = net.parts.widths
+    return found
 
 
 def _groups(net: GarmentNet, config: Config) -> list[dict[str, Any]]:
@@ -150,11 +163,10 @@ def _groups(net: GarmentNet, config: Config) -> list[dict[str, Any]]:
 
 def _sampler(
     data: TrainingSet, rows: np.ndarray, config: Config, mined: Mined | None = None
-) -> PairSampler | IdSampler | MinedSampler:
+) -> PairSampler | IdSampler | MinedSampler | MinedPairSampler:
     settings, styles = config.training, data.styles[rows]
     if mined is not None:
-        ids, photos = settings.ids_per_batch, settings.photos_per_id
-        return MinedSampler(styles, mined.within(rows), ids, photos, config.mine.share)
+        return mined_sampler(styles, data.codes[rows], mined.within(rows), settings, config.mine.share)
     if settings.batch == "ids":
         return IdSampler(styles, settings.ids_per_batch, settings.photos_per_id)
     return PairSampler(styles, data.codes[rows, 0], settings.pairs, settings.grouped_share, settings.alike_share)
@@ -173,13 +185,23 @@ def _weights(data: TrainingSet, rows: np.ndarray, balance: float, where: torch.d
     return weights
 
 
-def take_over(net: GarmentNet, other: GarmentNet) -> list[str]:
+def take_over(
+    net: GarmentNet, other: GarmentNet, vocabulary: dict[str, list[str]], known: dict[str, list[str]]
+) -> list[str]:
     """Copy every weight of ``other`` that has the same name and shape in ``net``; returns the names copied.
 
     Fine-tuning on another catalogue: the backbone fits whatever the attributes are, their blocks only where names and
-    sizes agree.
+    sizes agree. A head's row goes to the value of the same name: ``vocabulary`` orders those of ``net``, ``known``
+    those of ``other``; values that are new begin anew.
     """
     mine, theirs = net.state_dict(), other.state_dict()
+    for name, values in vocabulary.items():
+        place = {value: row for row, value in enumerate(known.get(name, ()))}
+        both = [(row, place[value]) for row, value in enumerate(values) if value in place]
+        to, of = torch.tensor(both, dtype=torch.int64).reshape(-1, 2).T
+        for key in (f"attributes.{name}.prototypes", f"attributes.{name}.bias"):
+            if key in theirs and theirs[key].shape[1:] == mine[key].shape[1:]:
+                theirs[key] = mine[key].index_copy(0, to, theirs[key][of])
     fit = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
     net.load_state_dict(fit, strict=False)
     return list(fit)
@@ -269,8 +291,12 @@ def _loss(
         tuples.append(code)
     look = output.blocks[LOOK]
     if settings.style_loss == "contrast":
-        (first, second), styles = look.chunk(2), labels.styles.chunk(2)[0]
-        style = losses.style_contrast(first, second, styles, settings.temperature)
+        (first, second), styles, away = look.chunk(2), labels.styles.chunk(2)[0], None
+        if labels.anchors is not None:
+            pairs = labels.anchors.chunk(2)[0]  # both halves end in photos that are only negatives
+            away = torch.cat((first[~pairs], second[~pairs]))
+            first, second, styles = first[pairs], second[pairs], styles[pairs]
+        style = losses.style_contrast(first, second, styles, settings.temperature, away)
     else:
         style = losses.triplet(look, labels.styles, settings.margin, "batch-all", "euclidean", labels.anchors)
     ce = torch.stack(classify).mean()
@@ -280,9 +306,11 @@ def _loss(
         each, joined = _triplets(output.blocks, tuples, broken, config)
     total = settings.classify * ce + settings.triplet * each + whole * joined + settings.style * style
     told = {"ce": ce.item(), "triplet": each.item(), "tuples": joined.item(), "style": style.item()}
-    if output.styles and labels.classes is not None:
-        parts = losses.parts(output.styles, labels.classes)
-        total, told["parts"] = total + settings.parts * parts, parts.item()
+    if labels.classes is not None:
+        for name, weight, told_as in ((LOOK, settings.identity, "identity"), (PARTS, settings.parts, "parts")):
+            if name in output.styles:
+                loss = losses.parts(output.styles[name], labels.classes)
+                total, told[told_as] = total + weight * loss, loss.item()
     if output.shares is not None:
         masks = batch[:, 3:].unbind(dim=1)
         taught = [regions.loss(output.shares[name], mask) for name, mask in zip(output.shares, masks, strict=True)]

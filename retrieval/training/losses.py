@@ -113,11 +113,13 @@ def semi_hard(apart: Tensor, codes: Tensor, margin: float, anchors: Tensor | Non
     return (near - negative + margin).clamp(min=0.0).mean()
 
 
-def style_contrast(first: Tensor, second: Tensor, styles: Tensor, temperature: float) -> Tensor:
+def style_contrast(
+    first: Tensor, second: Tensor, styles: Tensor, temperature: float, away: Tensor | None = None
+) -> Tensor:
     """Softmax over the batch's photos: the two views of a style must find each other (InfoNCE, Chen et al. 2020).
 
     first, second: (n, D) look features of two photos of each style, normalised here; styles: (n,) int64. Other photos
-    of the same style are neither positive nor negative.
+    of the same style are neither positive nor negative. away: (e, D), photos that are only negatives of the others.
     """
     x = F.normalize(torch.cat((first, second)), dim=1)  # (2n, D)
     y = torch.cat((styles, styles))
@@ -126,7 +128,10 @@ def style_contrast(first: Tensor, second: Tensor, styles: Tensor, temperature: f
     partner = torch.arange(2 * n, device=x.device).roll(n)
     ignored = y[:, None] == y[None, :]  # itself, and other photos of the style
     ignored[torch.arange(2 * n, device=x.device), partner] = False
-    return F.cross_entropy(similarity.masked_fill(ignored, float("-inf")), partner)
+    similarity = similarity.masked_fill(ignored, float("-inf"))
+    if away is not None:
+        similarity = torch.cat((similarity, x @ F.normalize(away, dim=1).T / temperature), dim=1)
+    return F.cross_entropy(similarity, partner)
 
 
 def photo_contrast(scores: Tensor, has: Tensor) -> Tensor:

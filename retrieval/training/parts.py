@@ -1,4 +1,4 @@
-"""Heads over the parts of the map: each part alone must tell the style. They are in no checkpoint."""
+"""Heads over the parts of the map, or look as a whole: each alone must tell the style. They are in no checkpoint."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,24 +18,6 @@ class Draw(NamedTuple):
     recolored: np.ndarray
     ids: np.ndarray | None = None
     anchors: np.ndarray | None = None
-
-
-class Mined(NamedTuple):
-    """Pseudo labels: of each mined id its photos, the query first, and those that are of another style; row numbers."""
-
-    positives: Sequence[np.ndarray]
-    negatives: Sequence[np.ndarray]
-
-    def within(self, rows: np.ndarray) -> Mined:
-        """The same as places among ``rows``, which rise and hold all of them."""
-        return Mined(*([np.searchsorted(rows, each) for each in kind] for kind in self))
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for kind in self:
-            for each in kind:
-                digest.update(np.asarray([len(each), *each], np.int64).tobytes())
-        return digest.hexdigest()[:16]
 
 
 class PairSampler:
@@ -109,52 +89,3 @@ class IdSampler:
             for mine in (self.members[i] for i in rng.choice(len(self.members), self.ids, replace=False))
         ]
         return Draw(np.concatenate(rows), np.zeros(self.ids * self.photos, bool))
-
-
-class MinedSampler:
-    """Batches of ids for cross-domain mining: of ``ids`` ids ``share`` are mined (one at least), the others of styles.
-
-    styles: (n,) int64 style codes; mined: places among the same n. Every id has up to ``photos`` photos (a style is
-    filled by repeats, as in IdSampler; a mined id's query is always there). With each mined id up to ``photos`` of its
-    negatives enter as one id of their own that is never anchor nor positive. No photo is in two ids of a batch that
-    were mined: a mined id that shares a photo with one drawn before it is passed over, and a batch may have fewer.
-    """
-
-    def __init__(self, styles: np.ndarray, mined: Mined, ids: int, photos: int, share: float) -> None:
-        self.photos, self.mined = photos, mined
-        self.wanted = min(max(round(ids * share), 1), len(mined.positives))
-        several = bool((np.unique(styles, return_counts=True)[1] > 1).any())
-        known = ids - self.wanted if several else 0
-        self.known = IdSampler(styles, known, photos) if known else None
-        self.styles = styles
-
-    def draw(self, rng: np.random.Generator) -> Draw:
-        """One batch: photos of styles, with their own codes, then those of mined ids, with codes above them."""
-        rows, ids, anchors = [], [], []
-        if self.known is not None:
-            rows.append(self.known.draw(rng).rows)
-            ids.append(self.styles[rows[0]])
-            anchors.append(np.ones(len(rows[0]), bool))
-        for number, i in enumerate(self._apart(rng)):
-            query, others = self.mined.positives[i][:1], rng.permutation(self.mined.positives[i][1:])
-            same = np.concatenate((query, others))[: self.photos]
-            away = rng.permutation(self.mined.negatives[i])[: self.photos]
-            code = int(self.styles.max()) + 1 + 2 * number
-            rows += [same, away]
-            ids += [np.full(len(same), code), np.full(len(away), code + 1)]
-            anchors += [np.ones(len(same), bool), np.zeros(len(away), bool)]
-        every = np.concatenate(rows).astype(np.int64)
-        return Draw(every, np.zeros(len(every), bool), np.concatenate(ids).astype(np.int64), np.concatenate(anchors))
-
-    def _apart(self, rng: np.random.Generator) -> list[int]:
-        """Mined ids without a photo in common, as many as wanted or as can be found."""
-        chosen: list[int] = []
-        taken: set[int] = set()
-        for i in rng.permutation(len(self.mined.positives)):
-            photos = {*self.mined.positives[i].tolist(), *self.mined.negatives[i].tolist()}
-            if not photos & taken:
-                taken |= photos
-                chosen.append(int(i))
-            if len(chosen) == self.wanted:
-                break
-        return chosen

@@ -44,6 +44,24 @@ def test_pseudo_labels_are_the_ranks_of_a_search_by_look(engine: Engine, oracle:
         assert sorted(away) == sorted(order[8:12])
 
 
+def test_the_surest_queries_are_those_whose_positives_score_the_most_above_their_negatives(
+    engine: Engine, oracle: SimpleNamespace
+) -> None:
+    every = mining.mined_pairs(engine, 40, 2, (9, 12), np.random.default_rng(0))
+    some = mining.mined_pairs(engine, 40, 2, (9, 12), np.random.default_rng(0), confident=0.25)
+    assert len(some.queries) == 10
+    look = oracle.units[:, oracle.gallery.manifest.layout.slice("look")]
+    ids = [row["id"] for row in oracle.rows]
+
+    def gap(query: str) -> float:
+        scores = np.sort(np.delete(look @ look[ids.index(query)], ids.index(query)))[::-1]
+        return float(scores[1] - scores[8])  # rank 2, the last positive, and rank 9, the first negative
+
+    left = set(every.queries) - set(some.queries)
+    assert min(map(gap, some.queries)) >= max(map(gap, left)) - 1e-3
+    assert [each for each in zip(*every, strict=True) if each[0] not in left] == list(zip(*some, strict=True))
+
+
 def test_same_style_asks_photos_with_a_mate_and_counts_those_with_one_near(
     engine: Engine, oracle: SimpleNamespace
 ) -> None:

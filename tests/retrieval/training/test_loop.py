@@ -202,17 +202,23 @@ def test_half_precision_weights(photos: TrainingSet, settings: Settings, tmp_pat
 def test_weights_are_taken_over_where_they_fit(photos: TrainingSet, settings: Settings, tmp_path: Path) -> None:
     loop.train(photos, settings(steps=1), tmp_path / "first.safetensors")
     start = checkpoint.read(tmp_path / "first.safetensors").net
-    vocabulary = {name: [*values, "one more"] for name, values in photos.vocabulary.items()}
+    vocabulary = {name: ["new", *reversed(values)] for name, values in photos.vocabulary.items()}
     net = GarmentNet(start.config, vocabulary)
-    taken = set(loop.take_over(net, start))
-    states = net.state_dict(), start.state_dict()
-    for name in states[0]:
-        fits = states[0][name].shape == states[1][name].shape
-        assert (name in taken) == fits
-        if fits:
-            torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=0)
-    assert {name for name in states[0] if name not in taken} == {
-        f"attributes.{name}.{part}" for name in vocabulary for part in ("prototypes", "bias")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert set(loop.take_over(net, start, vocabulary, photos.vocabulary)) == set(before)
+    after, given = net.state_dict(), start.state_dict()
+    heads = {f"attributes.{name}.{part}": name for name in vocabulary for part in ("prototypes", "bias")}
+    for name in after.keys() - heads.keys():
+        torch.testing.assert_close(after[name], given[name], rtol=0, atol=0)
+    for name, attribute in heads.items():  # a row goes to the value of its name
+        for row, value in enumerate(vocabulary[attribute]):
+            of = photos.vocabulary[attribute]
+            expected = given[name][of.index(value)] if value in of else before[name][row]
+            torch.testing.assert_close(after[name][row], expected, rtol=0, atol=0)
+    wider = start.config.model_copy(update={"branch_dim": 2 * start.config.branch_dim})
+    taken = loop.take_over(GarmentNet(wider, vocabulary), start, vocabulary, photos.vocabulary)
+    assert set(before) - set(taken) == {
+        f"branches.{k}.project.{part}" for k in range(wider.branches) for part in ("weight", "bias")
     }
 
 

@@ -16,7 +16,8 @@ from index.errors import MismatchError
 from retrieval.models import checkpoint
 from retrieval.training import loop, losses
 from retrieval.training.data import gather
-from retrieval.training.sampling import Mined, MinedSampler
+from retrieval.training.mined import AWAY, Mined, MinedPairSampler, MinedSampler
+from retrieval.training.sampling import PairSampler
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -100,6 +101,61 @@ def test_a_batch_holds_each_mined_id_with_one_id_of_its_negatives(
     assert len(target) == len(set(target))  # no photo twice, and none both for and against
 
 
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(1, 6), st.booleans())
+def test_a_batch_of_pairs_holds_each_mined_query_with_a_positive(seed: int, count: int, alone: bool) -> None:
+    rng = np.random.default_rng(seed)
+    styles = np.concatenate((100 + np.arange(60), np.repeat(np.arange(10), 3)))  # 60 target photos, then 10 styles
+    mined = pseudo(rng, 0, 60, 12)
+    known = np.arange(60, 90)
+    source = None if alone else PairSampler(styles[known], np.zeros(30, np.int64), 5, 1.0, 0.0)
+    batch = MinedPairSampler(source, known, styles, mined, count).draw(rng)
+    assert batch.ids is not None
+    assert batch.anchors is not None
+    assert not batch.recolored.any()
+    assert len(batch.rows) % 2 == 0
+    first, second = batch.rows.reshape(2, -1)
+    for values in (batch.ids, batch.anchors):
+        np.testing.assert_array_equal(*values.reshape(2, -1))
+    ids, pairs = batch.ids.reshape(2, -1)[0], batch.anchors.reshape(2, -1)[0]
+    of_source = pairs & (first >= 60)
+    assert of_source.sum() == (0 if alone else 5)
+    np.testing.assert_array_equal(styles[first[of_source]], ids[of_source])
+    np.testing.assert_array_equal(styles[second[of_source]], ids[of_source])
+    mine = pairs & (first < 60)
+    assert 1 <= mine.sum() <= count
+    assert ids[mine].min() > styles.max()
+    assert len(set(ids[mine])) == mine.sum()
+    allowed = {(int(p[0]), int(each)) for p in mined.positives for each in p[1:]}
+    assert set(zip(first[mine].tolist(), second[mine].tolist(), strict=True)) <= allowed
+    paired = [*first[mine].tolist(), *second[mine].tolist()]
+    assert len(paired) == len(set(paired))
+    away = [*first[~pairs].tolist(), *second[~pairs].tolist()]
+    assert len(away) == len(set(away)) <= AWAY * mine.sum()
+    assert not set(away) & set(paired)
+    queries = set(first[mine].tolist())
+    assert set(away) <= {
+        int(each) for p, n in zip(mined.positives, mined.negatives, strict=True) if p[0] in queries for each in n
+    }
+
+
+def test_contrast_against_photos_that_are_only_negatives() -> None:
+    """By hand: each view must find its other among all but its own style's, and the photos that are away."""
+    rng = np.random.default_rng(3)
+    one, two, away = (rng.normal(size=(n, 4)) for n in (3, 3, 2))
+    styles = [7, 8, 7]
+    every = np.concatenate((one, two, away))
+    every /= np.linalg.norm(every, axis=1, keepdims=True)
+    terms = []
+    for i in range(6):
+        mate = (i + 3) % 6
+        others = [j for j in range(6) if j == mate or styles[j % 3] != styles[i % 3]] + [6, 7]
+        scores = np.exp([every[i] @ every[j] / 0.5 for j in others])
+        terms.append(-np.log(np.exp(every[i] @ every[mate] / 0.5) / scores.sum()))
+    got = losses.style_contrast(*map(torch.tensor, (one, two, styles)), 0.5, torch.tensor(away))
+    assert got.item() == pytest.approx(np.mean(terms), rel=1e-6)
+
+
 def test_mined_rows_are_places_of_the_training_part() -> None:
     rows = np.array([2, 3, 5, 8, 9])
     mined = Mined([np.array([3, 9])], [np.array([8])])
@@ -108,6 +164,32 @@ def test_mined_rows_are_places_of_the_training_part() -> None:
     assert [each.tolist() for each in placed.negatives] == [[3]]
     assert mined.fingerprint() == Mined([np.array([3, 9])], [np.array([8])]).fingerprint()
     assert mined.fingerprint() != Mined([np.array([3])], [np.array([9, 8])]).fingerprint()
+
+
+def test_a_round_of_contrast_trains_on_mined_pairs(
+    colored: Callable[..., Any], settings: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "device", lambda: torch.device("cpu"))
+    config = settings(pairs=4, steps=1)
+    data = gather(colored(40), config)
+    rows = np.flatnonzero(~data.validation)
+    mined = Mined([rows[[0, 5]], rows[[8, 9]]], [rows[[20, 21]], rows[[22, 23]]])
+    data.codes[rows[[0, 5, 8, 9, 20, 21, 22, 23]]] = -1  # photos of the target have no labels
+    seen: list[Any] = []
+    compute = loop._loss
+
+    def kept(net: Any, batch: Any, broken: Any, labels: Any, *rest: Any) -> Any:
+        seen.append((labels, broken))
+        return compute(net, batch, broken, labels, *rest)
+
+    monkeypatch.setattr(loop, "_loss", kept)
+    loop.train(data, config, tmp_path / "m.safetensors", mined=mined)
+    labels, broken = seen[0]
+    assert len(labels.styles) == len(broken) == 2 * (2 + 2 + 2)  # known pairs, mined pairs, negatives
+    np.testing.assert_array_equal(labels.anchors.reshape(2, -1)[0], [True] * 4 + [False] * 2)
+    unlabelled = (labels.codes < 0).all(dim=1).reshape(2, -1)
+    np.testing.assert_array_equal(unlabelled[0], [False] * 2 + [True] * 4)
+    assert labels.styles.reshape(2, -1)[0][2:4].min() > data.styles[rows].max()
 
 
 def test_a_training_on_pseudo_labels_sees_them_and_is_another_run_than_one_without(

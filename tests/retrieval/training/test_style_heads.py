@@ -76,7 +76,7 @@ def test_parts_are_trained_and_their_heads_are_not_kept(
         assert not [key for key in file.keys() if "style_heads" in key]  # noqa: SIM118
     model = checkpoint.read(out)
     assert model.fingerprint == whole["fingerprint"]
-    assert model.net.style_heads is None
+    assert not model.net.style_heads
 
     again = tmp_path / "again.safetensors"
 
@@ -95,6 +95,34 @@ def test_parts_are_trained_and_their_heads_are_not_kept(
         torch.testing.assert_close(
             checkpoint.read(again).net.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name
         )
+
+
+def test_look_as_a_whole_learns_the_style_where_identity_is_weighed(
+    colored: Callable[..., Any], settings: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is the cross entropy of a cosine head on all of look; the total holds it at its weight."""
+    monkeypatch.setattr(loop, "device", lambda: torch.device("cpu"))
+    seen: list[tuple[Any, ...]] = []
+    compute = loop._loss
+
+    def kept(net: Any, batch: Any, broken: Any, labels: Any, weights: Any, config: Any) -> Any:
+        loss, parts = compute(net, batch, broken, labels, weights, config)
+        seen.append((net(batch), labels.classes, loss.item(), parts))
+        return loss, parts
+
+    monkeypatch.setattr(loop, "_loss", kept)
+    alone = {"classify": 0, "triplet": 0, "style": 0}
+    config = settings({}, steps=1, identity=2.0, **alone)
+    loop.train(gather(colored(24), config), config, tmp_path / "m.safetensors")
+    output, classes, total, told = seen[0]
+    assert list(output.styles) == ["look"]
+    (logits,) = output.styles["look"]
+    assert logits.shape[1] == int(classes.max()) + 1
+    known = classes >= 0
+    expected = torch.nn.functional.cross_entropy(logits[known], classes[known]).item()
+    assert told["identity"] == pytest.approx(expected, rel=1e-4)
+    assert total == pytest.approx(2 * expected, rel=1e-4)
+    assert not checkpoint.read(tmp_path / "m.safetensors").net.style_heads
 
 
 def test_with_the_loss_off_there_are_no_heads(
