@@ -27,7 +27,7 @@ from retrieval.outfits.config import OTHER
 from retrieval.outfits.judge import labelled_from, questions_from
 from retrieval.outfits.slots import Slots
 from retrieval.outfits.train import Catalogue, Published, WornItems, train
-from retrieval.photos import source_of
+from retrieval.photos import Source, source_of
 from retrieval.results import Prepared
 
 CANDIDATES = 60  # taken from the index for a place, then scored in the outfit
@@ -46,7 +46,7 @@ class Piece:
     slot: str
     kind: str | None
     features: Array = field(repr=False, compare=False)  # (D,) float32, unit blocks
-    image: Path | bytes | None = field(default=None, repr=False, compare=False)
+    image: Source | None = field(default=None, repr=False, compare=False)
     id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Stylist:
         features = engine.gallery.vectors(np.asarray(rows, np.int64)).astype(np.float32)
         return [
             Piece(
-                hit.id, slot or self.slots.of(kind), kind, features[i], engine.photo_path(hit.path), hit.id
+                hit.id, slot or self.slots.of(kind), kind, features[i], engine.photo_of(hit), hit.id
             )
             for i, hit in enumerate(engine.describe(rows))
             for kind in [hit.attributes.get(self.kind)]

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from index.errors import InputError, MismatchError, ModelError
 from index.files import atomic_path, remove
 from retrieval.config import fingerprint
-from retrieval.detection import data, judge, model
+from retrieval.detection import data, judge, model, vary
 from retrieval.detection.config import DetectorConfig, load
-from retrieval.detection.network import Pyramid, build, freeze, hold_norms
+from retrieval.detection.network import Pyramid, build, freeze, hold_norms, resize_to
 from retrieval.models import checkpoint
 from retrieval.photos import decode
 
@@ -71,6 +71,9 @@ def fit(
         take_over(net, settings.start, config.model.backbone)
     freeze(net, settings.frozen)
     net.to(where).train()
+    net.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
+    side = settings.input_size or config.model.input_size
+    resize_to(net, side)
     if config.model.pretrained or settings.start is not None:
         hold_norms(net)
     optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -84,10 +87,10 @@ def fit(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["factor"] * _schedule(step / settings.steps)
-        images, targets = data.batch_of(
+        images, targets = vary.batch_of(
             [examples[i] for i in _drawn(len(examples), settings.batch, settings.seed, step)],
-            np.random.default_rng([settings.seed, 1, step]),
-        )
+            examples, side, np.random.default_rng([settings.seed, 1, step]),
+        )  # fmt: skip
         torch.manual_seed(settings.seed * 1_000_003 + step)  # which proposals are looked at is drawn, too
         losses = net([image.to(where) for image in images], [_on(target, where) for target in targets])
         loss = torch.stack(list(losses.values())).sum()
@@ -100,6 +103,7 @@ def fit(
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         if (step + 1) % SAVE_EVERY == 0:
             _save(state, mark, net, optimizer, step + 1)
+    resize_to(net, config.model.input_size)
     return net.cpu().eval(), time.monotonic() - began
 
 
