@@ -68,7 +68,7 @@ def fit(
     torch.manual_seed(settings.seed)
     net = build(config.model, len(config.classes))
     if settings.start is not None:
-        take_over(net, settings.start, config.model.backbone)
+        take_over(net, config)
     freeze(net, settings.frozen)
     net.to(where).train()
     net.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
@@ -136,17 +136,29 @@ def _schedule(done: float) -> float:
     return min(1.0, (done + 1e-3) / 0.05) * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
-def take_over(net: FasterRCNN, start: str, backbone: str) -> None:
-    """Stem and body of an image model's backbone. ModelError where it has another one."""
+def take_over(net: FasterRCNN, config: DetectorConfig) -> None:
+    """The weights of ``training.start``: a detector's, but for the last layer where its classes are others; or stem and
+    body of an image model's backbone. ModelError where the network is another."""
+    start = str(config.training.start)
+    if model.is_detector(start):
+        whole = model.read(start)
+        theirs, own = (each.model_dump(exclude={"pretrained"}) for each in (whole.config.model, config.model))
+        if theirs != own:
+            raise ModelError(f"{whole.path}: a detector with {theirs}, the config's has {own}: both must be the same")
+        heads = () if whole.config.classes.keys() == config.classes.keys() else ("roi_heads.box_predictor.",)
+        kept = {name: value for name, value in whole.net.state_dict().items() if not name.startswith(heads)}
+        net.load_state_dict(net.state_dict() | kept)
+        return
     source = checkpoint.read(start)
+    backbone = config.model.backbone
     if source.config.model.backbone != backbone:
         raise ModelError(
             f"{source.path}: its backbone is {source.config.model.backbone}, the config's {backbone}: training.start "
             "takes a model of the same backbone"
         )
-    own: Any = net.backbone
-    own.stem.load_state_dict(source.net.stem.state_dict())
-    own.body.load_state_dict(source.net.body.state_dict())
+    maps: Any = net.backbone
+    maps.stem.load_state_dict(source.net.stem.state_dict())
+    maps.body.load_state_dict(source.net.body.state_dict())
 
 
 def _save(path: Path, mark: str, net: FasterRCNN, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -114,13 +114,32 @@ def test_every_photo_is_drawn_once_an_epoch() -> None:
 
 def test_a_backbone_is_taken_over_from_an_image_model(tiny_model: Path, tmp_path: Path) -> None:
     net: Any = build(DetectorSizes(backbone="regnet_tiny", channels=8, hidden=16), 2)
-    fit.take_over(net, str(tiny_model), "regnet_tiny")
+    start = {"training": {"start": str(tiny_model)}}
+    sizes = {"backbone": "regnet_tiny", "channels": 8, "hidden": 16}
+    config = configs.parse({**CONFIG, **start, "model": sizes}, "tests")
+    fit.take_over(net, config)
     source = checkpoint.read(tiny_model).net
     assert torch.equal(net.backbone.stem.state_dict()["0.weight"], source.stem.state_dict()["0.weight"])
     for name, value in source.body.state_dict().items():
         assert torch.equal(net.backbone.body.state_dict()[name], value)
+    config = configs.parse({**CONFIG, **start, "model": {"backbone": "resnet18"}}, "tests")
     with pytest.raises(ModelError, match=r"its backbone is regnet_tiny, the config's resnet18"):
-        fit.take_over(net, str(tiny_model), "resnet18")
+        fit.take_over(net, config)
+
+
+def test_a_detector_learns_on(trained: tuple[Path, dict[str, Any]]) -> None:
+    start = {"training": {"start": str(trained[0])}}
+    known = model.read(trained[0]).net.state_dict()
+    for classes, heads in ((CONFIG["classes"], True), ({"worn": ["shirt"], "else": ["coat"]}, False)):
+        config = configs.parse({**CONFIG, **start, "classes": classes}, "tests")
+        net = build(config.model, len(config.classes))
+        fit.take_over(net, config)
+        for name, value in net.state_dict().items():
+            taken = heads or not name.startswith("roi_heads.box_predictor")
+            assert (value.shape == known[name].shape and torch.equal(value, known[name])) == taken, name
+    config = configs.parse({**CONFIG, **start, "model": {"backbone": "regnet_tiny"}}, "tests")
+    with pytest.raises(ModelError, match=r"'channels': 16.*the config's has .*'channels': 96"):
+        fit.take_over(build(config.model, 3), config)
 
 
 # The file
