@@ -32,6 +32,7 @@ from retrieval.explain.shares import shares
 from retrieval.models import memory
 from retrieval.photos import Source, source_of
 from retrieval.query import Edit, Names, Request
+from retrieval.ready import BOX
 from retrieval.results import Hit, Prepared, Result
 
 if TYPE_CHECKING:
@@ -419,6 +420,12 @@ class Engine:
     def photo_path(self, hit_path: str | None) -> Path | None:
         """Where a row's photo lies, if the folder that was indexed is still there."""
         return Path(self.gallery.manifest.source["path"]) / hit_path if hit_path else None
+
+    def photo_of(self, hit: Hit) -> Source | None:
+        """What was embedded for a hit: its photo's file, or in a gallery of crops the part of it."""
+        path = self.photo_path(hit.path)
+        box = hit.attributes.get(BOX) if "detector" in self.gallery.manifest.source else None
+        return path if path is None or box is None else Cropped.of(path, box)
 
 
 def _least(score: float | None) -> float:

@@ -29,7 +29,7 @@ from retrieval.outfits.judge import Score, closeness, cooccurrence, labelled_fro
 from retrieval.outfits.language import plain
 from retrieval.outfits.slots import Slots
 from retrieval.outfits.train import Catalogue, Published, WornItems, answered, train
-from retrieval.photos import source_of
+from retrieval.photos import Source, source_of
 from retrieval.results import Prepared
 
 CANDIDATES = 60  # taken from the index for a place, then scored in the outfit
@@ -48,7 +48,7 @@ class Piece:
     slot: str
     kind: str | None
     features: Array = field(repr=False, compare=False)  # (D,) float32, unit blocks
-    image: Path | bytes | None = field(default=None, repr=False, compare=False)
+    image: Source | None = field(default=None, repr=False, compare=False)
     id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Stylist:
         features = engine.gallery.vectors(np.asarray(rows, np.int64)).astype(np.float32)
         return [
             Piece(
-                hit.id, slot or self.slots.of(kind), kind, features[i], engine.photo_path(hit.path), hit.id
+                hit.id, slot or self.slots.of(kind), kind, features[i], engine.photo_of(hit), hit.id
             )
             for i, hit in enumerate(engine.describe(rows))
             for kind in [hit.attributes.get(self.kind)]

@@ -111,8 +111,8 @@ def why_rows(
         source, title = reference if box is None else Cropped(reference, box), reference.name
     else:
         asked = engine.describe([engine.gallery.row_of(reference)])[0]
-        source, title = engine.photo_path(asked.path), asked.id
-    sources = [source, *(engine.photo_path(hit.path) for hit in result.hits)]
+        source, title = engine.photo_of(asked), asked.id
+    sources = [source, *(engine.photo_of(hit) for hit in result.hits)]
     rows = np.array([engine.gallery.row_of(hit.id) for hit in result.hits])
     units = engine.gallery.vectors(rows).astype(np.float32)
     found = []
