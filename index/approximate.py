@@ -153,10 +153,12 @@ class ApproximateIndex:
         queries = checked(queries, self.vectors.shape[1], k, rows)
         if self.tuning is None or nprobe is not None:
             return self._search(queries, k, self.setting(recall, k, nprobe, rerank), rows)
+        if len(self.tuning.starts) == 1 or not len(queries):  # one block: its weight changes no order
+            return self._search(queries, k, self.setting(recall, k, None, rerank), rows)
         levels = self.tuning.levels(queries)
-        first = levels[0] if len(levels) else 0
-        if (levels == first).all():
-            return self._search(queries, k, self.setting(recall, k, None, rerank, int(first)), rows)
+        first = int(levels[0])
+        if len(levels) == 1 or (levels == first).all():
+            return self._search(queries, k, self.setting(recall, k, None, rerank, first), rows)
         found, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
         for level in np.unique(levels):
             members = np.flatnonzero(levels == level)
@@ -175,7 +177,7 @@ class ApproximateIndex:
         if rows is None and self._refined is not None and k <= n:
             params = self._faiss_parameters(setting.nprobe, depth, k)
             scores, found = self._refined.search(queries, k, params=params)
-            if not len(found) or found[:, -1].min() >= 0:
+            if (found[0, -1] if len(found) == 1 else found[:, -1].min()) >= 0:  # FAISS pads with -1
                 return Hits.ordered(found, scores)
         if rows is not None and self._brute_force_is_cheaper(len(rows), len(queries), setting.nprobe, depth):
             return exact_search(self.vectors, queries, k, rows)
