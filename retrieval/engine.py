@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from index.build import open_index
 from index.errors import InputError, MismatchError
@@ -353,7 +352,7 @@ class Engine:
         """The model's attributes of rows: label, else prediction where blank; and which of them are predictions."""
         known = [name for name in self.names.vocabulary if name in self.gallery.manifest.labels]
         wanted = [*known, *(PREDICTED + name for name in self.names.vocabulary)]
-        cells = self.gallery.columns(wanted).take(pa.array(rows)).to_pydict()
+        cells = self.gallery.take(rows, wanted).to_pydict()
         found = []
         for i in range(len(rows)):
             labels = {name: cells[name][i] for name in known}
@@ -365,7 +364,7 @@ class Engine:
     def _join(self, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], offset: int = 0) -> tuple[Hit, ...]:
         """Ids, paths and attributes of rows."""
         extra = [name for name in self.gallery.manifest.labels if name not in self.names.vocabulary]
-        columns = self.gallery.columns(["id", "path", *extra]).take(pa.array(rows)).to_pydict()
+        columns = self.gallery.take(rows, ["id", "path", *extra]).to_pydict()
         return tuple(
             Hit(
                 rank=offset + i + 1,
