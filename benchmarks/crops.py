@@ -6,8 +6,9 @@ GALLERY: shop photos with the label columns subCategory and articleType. STREET:
 train-detector` takes it; those that the detector's config holds out are asked. A query is a photo and a class of
 garment in it, as `fsearch query PHOTO --detect CLASS` asks it; its truth is the largest garment of that class. Measured
 is the mean share of the first four results that are of the class, and in brackets of the article types that go with the
-garment's category, over the queries whose category has such. `detected` searches the whole photo where nothing is
-found, as the command does; `of those found` leaves these queries out. `chance`: the share in the whole gallery.
+garment's category, over the queries whose category has such. Boxes have the margin of --detect, but for `true box,
+tight`. `detected` searches the whole photo where nothing is found, as the command does; `of those found` leaves these
+queries out. `chance`: the share in the whole gallery.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from retrieval.datasets.worn import read_worn
 from retrieval.detection import data, frame
 from retrieval.detection.model import Detector, read
 from retrieval.engine import Engine
-from retrieval.photos import Source
+from retrieval.photos import Source, decode
 from retrieval.query import Request
 
 TOP = 4
@@ -106,6 +107,11 @@ def _whole(box: Sequence[float]) -> tuple[int, int, int, int]:
     return left, top, max(width, 1), max(height, 1)
 
 
+def _part(photo: Path, box: tuple[int, int, int, int], size: Mapping[Path, tuple[int, int]]) -> Cropped:
+    """A garment as --detect cuts it out."""
+    return Cropped(photo, frame.around(box, *size[photo]))
+
+
 def overlap(a: Sequence[float], b: Sequence[float]) -> float:
     """Intersection over union of two boxes x, y, width, height."""
     sides = [min(a[i] + a[i + 2], b[i] + b[i + 2]) - max(a[i], b[i]) for i in (0, 1)]
@@ -136,12 +142,14 @@ def main(gallery: Path, street: Path, detector: Path | None, out: Path | None) -
     asked = questions(street, network)
     seen = {photo: frame.all_of(photo, network) for photo in dict.fromkeys(each.photo for each in asked)}
     found = [next((f for f in seen[each.photo] if f.kind == each.kind), None) for each in asked]
+    size = {photo: decode(photo).image.size for photo in seen}
     ways: dict[str, list[tuple[float, float]]] = {
         "whole photo": agreement(engine, [each.photo for each in asked], asked),
-        "true box": agreement(engine, [Cropped(each.photo, each.box) for each in asked], asked),
+        "true box, tight": agreement(engine, [Cropped(each.photo, each.box) for each in asked], asked),
+        "true box": agreement(engine, [_part(each.photo, each.box, size) for each in asked], asked),
         "detected": agreement(
             engine,
-            [e.photo if f is None else Cropped(e.photo, f.box) for e, f in zip(asked, found, strict=True)],
+            [e.photo if f is None else _part(e.photo, f.box, size) for e, f in zip(asked, found, strict=True)],
             asked,
         ),
     }

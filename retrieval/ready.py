@@ -18,6 +18,7 @@ from index.errors import PhotoError
 from index.files import atomic_path
 from retrieval import photos
 from retrieval.datasets.records import Photo
+from retrieval.detection.frame import around
 
 if TYPE_CHECKING:
     from retrieval.detection.model import Detector
@@ -53,7 +54,7 @@ def ready(photo: Photo, size: int, limits: photos.Limits, detector: Detector | N
         if detector is not None:
             rough = photos.decode(content, limits, long_side=detector.config.model.input_size)
             if (found := detector.best(rough)) is not None:
-                box = photos.clipped(found.box, rough.width, rough.height)
+                box = around(found.box, rough.width, rough.height)
                 pixels = _cut(content, box, rough, size, limits)
                 return Ready(pixels, rough.width, rough.height, mark, ",".join(map(str, box)))
         loaded = photos.load(content, size, limits)

@@ -30,7 +30,7 @@ def _box(_: Any, __: Any, text: str | None) -> tuple[int, int, int, int] | None:
 
 detector_option = click.option(
     "--detector", type=FOLDER, metavar="FILE", envvar="FSEARCH_DETECTOR",
-    help="The detector; $FSEARCH_DETECTOR if set.  [default: detector.safetensors]",
+    help="The detector; $FSEARCH_DETECTOR if set.  [default: the shipped one]",
 )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def train_from(config: str | Path, photos: Path, out: Path | None = None, progre
     judge.tools()  # what cannot be measured is refused before the work
     out = out or Path("runs") / f"{settings.name}.safetensors"
     if out.is_dir():
-        raise InputError(f"{out} is a folder: name the file, such as {out / model.DEFAULT}")
+        raise InputError(f"{out} is a folder: name the file, such as {out / 'detector.safetensors'}")
     parts = data.gather(photos, settings)
     net, seconds = fit(parts.learned, settings, out.with_name(f"{out.stem}.state.safetensors"), progress)
     facts: dict[str, Any] = {"photos": len(parts.learned), "garments": sum(len(each.labels) for each in parts.learned)}

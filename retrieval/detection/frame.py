@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from retrieval.detection.model import Detector, Found
 
 
+MARGIN = 0.1  # of its width and height, taken along on each side of a garment that is searched (docs/detection.md)
+
+
 class Frame(NamedTuple):
     """``box``: left, top, width, height in whole pixels of the upright photo, inside it; the class and the score of the
     garment in it, None where the box was given."""
@@ -41,8 +44,18 @@ def all_of(photo: Source, detector: Detector, least: float | None = None) -> lis
 
 
 def best(photo: Source, detector: Detector, kind: str | None = None) -> Frame | None:
-    """The best garment (of that class), None where the detector finds none. PhotoError."""
-    return next((each for each in all_of(photo, detector) if kind in (None, each.kind)), None)
+    """The best garment (of that class) with a margin, None where the detector finds none. PhotoError."""
+    decoded = decode(photo, long_side=detector.config.model.input_size)
+    if (found := detector.best(decoded, kind)) is None:
+        return None
+    return Frame(around(found.box, decoded.width, decoded.height), found.kind, round(found.score, 4))
+
+
+def around(box: tuple[float, float, float, float], width: int, height: int) -> tuple[int, int, int, int]:
+    """The box of a garment with ``MARGIN``, inside a photo of that size: what is cut out to be embedded."""
+    left, top, wide, high = box
+    x, y = MARGIN * wide, MARGIN * high
+    return clipped((left - x, top - y, wide + 2 * x, high + 2 * y), width, height)
 
 
 def _of(found: Found, width: int, height: int) -> Frame:

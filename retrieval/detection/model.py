@@ -20,7 +20,7 @@ from retrieval.detection.network import build
 from retrieval.models import sealed
 
 WEIGHTS = Path(__file__).parent / "weights"  # what ships
-DEFAULT = "detector.safetensors"
+DEFAULT = "detector"  # the one that ships
 TRAIN = "train one: fsearch train-detector detector --photos STREET --out detector.safetensors"
 KIND = sealed.Kind("detector", 1, "a detector", TRAIN)
 
@@ -95,9 +95,9 @@ def write(path: Path, net: FasterRCNN, config: DetectorConfig, facts: dict[str, 
 
 
 def locate(name: str | Path | None = None) -> Path:
-    """A detector by path, or the shipped one, if there is one. ModelError says how to train one."""
+    """A detector by path, or the shipped one (``None``). ModelError says how to train one."""
     path = Path(name if name is not None else DEFAULT)
-    for candidate in (path, WEIGHTS / path.name, WEIGHTS / f"{path}.safetensors"):
+    for candidate in (path, WEIGHTS / f"{path}.safetensors"):
         if candidate.is_file():
             return candidate
     raise ModelError(f"no detector {str(path)!r}: {TRAIN}")

@@ -101,11 +101,23 @@ def test_without_a_detector_the_command_that_makes_one_is_said(
     shop: Path, photo: Path, garment_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    wanted = "no detector 'detector.safetensors': train one: fsearch train-detector detector --photos STREET --out"
+    monkeypatch.setattr(model, "WEIGHTS", tmp_path)
+    wanted = "no detector 'detector': train one: fsearch train-detector detector --photos STREET --out"
     assert wanted in refused("query", photo, "--detect", "-g", shop)
     assert wanted in refused("detect", photo)
     assert wanted in refused("build-index", garment_photos, "--detect", "-g", "new.gallery")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_detector_is_the_default(photo: Path) -> None:
+    shipped = model.read()
+    assert shipped.path.stat().st_size < 25e6
+    assert shipped.kinds == ["upper", "lower", "full-body", "shoes", "bag", "accessory"]
+    assert shipped.facts["validation"]["map50"] > 0.5  # as docs/model-detector.md tells
+    words = ("detect", photo, "--threshold", 0, "--json")
+    told = json.loads(run(*words).stdout)
+    assert told["garments"]
+    assert told == json.loads(run(*words, "--detector", "detector").stdout)
 
 
 def test_a_query_by_the_best_garment(

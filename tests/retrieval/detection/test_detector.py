@@ -205,8 +205,9 @@ def test_boxes_of_a_photo_decoded_at_an_eighth_are_the_same(tmp_path: Path) -> N
 def test_the_best_of_a_class(tmp_path: Path) -> None:
     detector = seeing(([0, 0, 48, 48], 1, 0.9), ([48, 0, 96, 48], 2, 0.8), ([0, 48, 20, 90], 2, 0.7))
     Image.new("RGB", (96, 96)).save(tmp_path / "a.png")
-    assert frame.best(tmp_path / "a.png", detector) == frame.Frame((0, 0, 48, 48), "upper", 0.9)
-    assert frame.best(tmp_path / "a.png", detector, "lower") == frame.Frame((48, 0, 48, 48), "lower", 0.8)
+    # with a tenth more on each side, inside the photo
+    assert frame.best(tmp_path / "a.png", detector) == frame.Frame((0, 0, 53, 53), "upper", 0.9)
+    assert frame.best(tmp_path / "a.png", detector, "lower") == frame.Frame((43, 0, 53, 53), "lower", 0.8)
     assert frame.best(tmp_path / "a.png", detector, "full-body") is None
     assert frame.best(tmp_path / "a.png", seeing()) is None
 
