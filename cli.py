@@ -15,7 +15,7 @@ from index.recipe import KINDS, bytes_of
 from retrieval.commands.bench import bench
 from retrieval.commands.data import data
 from retrieval.commands.detect import detect as detect_command
-from retrieval.commands.detect import detecting, framed, framing, wanted
+from retrieval.commands.detect import detecting, finding, framed, framing, wanted
 from retrieval.commands.explain import explain
 from retrieval.commands.generate import generate
 from retrieval.commands.info import info
@@ -267,17 +267,19 @@ def query(
         raise click.UsageError("give one of PHOTO, --like ID, --text WORDS and --batch FILE")
     if (batch is None) != (out is None):
         raise click.UsageError("--batch FILE and --out FILE go together")
-    frame = framed(photo, box, detect, detector)
     if batch is not None and out is not None:
-        if any((set_, from_, weight, drop, where, exclude, one_per, min_score is not None, why, as_json, save, text)):
-            raise click.UsageError("--batch takes edits, filters and weights from the file's columns, not from options")
+        apart = set_, from_, weight, drop, where, exclude, one_per, min_score is not None, why, as_json, save, text
+        if box or any(apart):
+            raise click.UsageError("--batch takes edits, filters, weights, boxes from the file's columns, not options")
         from retrieval.serving.batch import run_batch
 
         engine = Engine.open(gallery, model, nprobe, rerank)
         engine.outfits = outfits
-        done, failed = run_batch(engine, batch, out, topk, recall, (page - 1) * topk, progress=True)
+        find = finding(detect, detector)
+        done, failed = run_batch(engine, batch, out, topk, recall, (page - 1) * topk, progress=True, find=find)
         click.echo(f"{done:,} queries answered, {failed:,} failed (see the error column); results in {out}")
         return
+    frame = framed(photo, box, detect, detector)
     if save is not None:
         from retrieval.serving.sheet import checked
 

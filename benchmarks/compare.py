@@ -47,10 +47,10 @@ KS = (4, 10, 20, 30, 50)
 VARIANT_KS = (1, 4, 10)
 KEEPS, EDITED = (0.0, 0.5, 1.0), (1.0, 2.0, 4.0)
 # ours: the recipe of the named config with every part switched on that a row below switches off
-OURS = {"balance": 0.3, "triplet": 0.2, "memory": "trained", "coarse_size": None, "start": None}
+OURS = {"balance": 0.3, "triplet": 0.2, "memory": "trained", "refit": 0, "coarse_size": None, "start": None}
 ADDE = {
     "balance": 0.5, "classify": 1.0, "triplet": 1.0, "style": 0.0, "mining": "semi-hard", "distance": "squared",
-    "blanks": "match", "memory": "trained", "coarse_size": None, "start": None,
+    "blanks": "match", "memory": "trained", "refit": 0, "coarse_size": None, "start": None,
 }  # fmt: skip
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the model, of the training
     "ours": ({}, OURS),

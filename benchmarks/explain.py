@@ -3,13 +3,13 @@
     python benchmarks/explain.py heads.safetensors --photos 300 --out explain.json
     python benchmarks/explain.py products --photos 0 --street STREET --out street.json
 
-Photos are drawn with a seed that no training uses. Heat is that of the true value. Columns: point, the pointing game
-(tolerance 3% of the long side) at the drawn part, and reach, wherever any value would show (``garments_regions``); IoU
-of the box with the drawn part's (of a pair of sleeves, the best of each and both); the rise of the loss when the box is
-hidden, when one of its size at random places is, and their ratio; areas under deletion (small is good) and insertion
-(large). Baselines: the photo's centre, with a box of layer-cam's size; layer-cam of the same network with random
-weights (Adebayo et al. 2018). STREET: boxes.coco.json and photos/, as of bearpaw/clothing-co-parsing; the value asked
-is what the street's class is called among articleType's.
+Photos are drawn with a seed that neither trained the network nor chose its heat maps. Heat is that of the true value.
+Columns: point, the pointing game (tolerance 3% of the long side) at the drawn part, and reach, wherever any value would
+show (``garments_regions``); IoU of the box with the drawn part's (of a pair of sleeves, the best of each and both); the
+rise of the loss when the box is hidden, when one of its size at random places is, and their ratio; areas under deletion
+(small is good) and insertion (large). Baselines: the photo's centre, with a box of head-cam's size; head-cam of the
+same network with random weights (Adebayo et al. 2018). STREET: boxes.coco.json and photos/, as of
+bearpaw/clothing-co-parsing; the value asked is what the street's class is called among articleType's.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from retrieval.models.checkpoint import Model
 from retrieval.models.network import GarmentNet
 
 FOLDER = click.Path(path_type=Path)
-SEED = 1
+SEED = 4
 PARTS = ("sleeve", "neckline", "length")
-METHODS = ("layer-cam", "grad-cam", "centre", "random weights")
+METHODS = ("head-cam", "layer-cam", "grad-cam", "centre", "random weights")
 STREET = {
     "dress": "Dresses", "jeans": "Jeans", "shirt": "Shirts", "t-shirt": "Tshirts", "skirt": "Skirts",
     "shorts": "Shorts", "jacket": "Jackets", "blazer": "Blazers", "sweater": "Sweaters", "leggings": "Leggings",
@@ -110,7 +110,7 @@ def heats_of(model: Model, unlearned: GarmentNet, asked: Asked, method: str) -> 
         maps = np.repeat((2 * size - np.hypot(x, y))[None], len(asked.codes), axis=0).astype(np.float32)
     else:
         net = unlearned if method == "random weights" else model.net
-        how: heat.Method = "grad-cam" if method == "grad-cam" else "layer-cam"
+        how: heat.Method = "head-cam" if method == "random weights" else method  # type: ignore[assignment]
         maps = heat.attribute_heat(net, asked.pixels, asked.attribute, asked.codes, how)
     for each, area in zip(maps, asked.areas, strict=True):
         kept = each[places.inside(area)].copy()
@@ -129,7 +129,9 @@ def judged(model: Model, unlearned: GarmentNet, asked: Asked, steps: int) -> dic
         for start in range(0, len(pixels), heat.BATCH):
             span = slice(start, start + heat.BATCH)
             logits = model.net(torch.from_numpy(pixels[span]).permute(0, 3, 1, 2)).logits[asked.attribute]
-            said.append(torch.softmax(logits, 1)[torch.arange(len(logits)), codes[span]].double().numpy())
+            multi = model.config.model.attributes[asked.attribute].multi
+            sure = torch.sigmoid(logits) if multi else torch.softmax(logits, 1)
+            said.append(sure[torch.arange(len(logits)), codes[span]].double().numpy())
         return np.concatenate(said)
 
     found: dict[str, dict[str, Any]] = {}
@@ -138,7 +140,7 @@ def judged(model: Model, unlearned: GarmentNet, asked: Asked, steps: int) -> dic
     for method in METHODS:
         maps = heats_of(model, unlearned, asked, method)
         if method == "centre":
-            hot = [faithful.centre_box(b, area) for b, area in zip(boxes["layer-cam"], asked.areas, strict=True)]
+            hot = [faithful.centre_box(b, area) for b, area in zip(boxes["head-cam"], asked.areas, strict=True)]
         else:
             hot = [places.largest_box(each) or area for each, area in zip(maps, asked.areas, strict=True)]
         boxes[method] = hot

@@ -9,7 +9,6 @@ column ``maybe`` (joined by ";": FashionAI's m) count as had or not with probabi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ import torch
 from index.errors import PhotoError
 from index.files import atomic_write
 from retrieval import photos
-from retrieval.datasets.letters import targets
+from retrieval.datasets.letters import targets, values_in, written
 from retrieval.datasets.readers import open_photos
 from retrieval.datasets.splits import held_out
 from retrieval.evaluation.metrics import told
@@ -46,6 +45,7 @@ def main(model: str, folder: Path, labels: Path | None, holdout: float | None, s
         groups = [next((v for c in columns if (v := r.attributes.get(c))), None) for r in records]
         kept = held_out(groups, [r.id for r in records], holdout)
         records = [record for record, held in zip(records, kept, strict=True) if held]
+    multi = {name for name, attribute in network.config.model.attributes.items() if attribute.multi}
     said: dict[str, list[np.ndarray]] = {name: [] for name in network.vocabulary}
     known = []
     for start in range(0, len(records), 64):
@@ -59,11 +59,14 @@ def main(model: str, folder: Path, labels: Path | None, holdout: float | None, s
         if batch:
             logits = network.net(torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)).logits
             for name, each in logits.items():
-                said[name].append(torch.softmax(each, 1).numpy())
+                said[name].append((torch.sigmoid(each) if name in multi else torch.softmax(each, 1)).numpy())
     report = {}
     for name, values in network.vocabulary.items():
         probability = np.concatenate(said[name])
-        target = targets([_letters(r.attributes, name, values) for r in known], seed)
+        maybe = [values_in(r.attributes.get("maybe")) for r in known]
+        cells = [r.attributes.get(name) for r in known]
+        has = [values_in(cell) if name in multi else [cell] for cell in cells]
+        target = targets([written(values, *both) for both in zip(has, maybe, strict=True)], seed)
         asked = (target >= 0).any(axis=1)
         dared, right = told(probability.astype(np.float64), target, THRESHOLD)
         best = target[np.arange(len(target)), probability.argmax(axis=1)]
@@ -79,14 +82,6 @@ def main(model: str, folder: Path, labels: Path | None, holdout: float | None, s
         )
     if out is not None:
         atomic_write(out, json.dumps(report, indent=1).encode())
-
-
-def _letters(attributes: Mapping[str, str | None], name: str, values: Sequence[str]) -> str | None:
-    """y, m or n for each value, in the model's order; None where the photo has no label that the model knows."""
-    value, maybe = attributes.get(name), (attributes.get("maybe") or "").split(";")
-    if value not in values:
-        return None
-    return "".join("y" if each == value else "m" if each in maybe else "n" for each in values)
 
 
 if __name__ == "__main__":

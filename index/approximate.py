@@ -24,7 +24,7 @@ from index.lists import Lists
 from index.projection import learn
 from index.recipe import Recipe
 from index.tuning import RECALL, Setting, Tuning
-from index.vectors import release
+from index.vectors import release, release_scorer, taken
 
 ADD_BYTES = 1 << 26  # float32 rows added at once: a graph is filled by all threads only if there are many
 RERANK_BYTES = 1 << 19  # float32 candidates held at once: what fits the cache is widened and scored twice as fast
@@ -71,10 +71,8 @@ def _pieces(vectors: npt.NDArray[np.float16], rows: Rows) -> Iterator[Float32]:
 
 
 def _taken(vectors: npt.NDArray[np.float16], rows: Rows) -> Float32:
-    """These rows, rising, as float32; a mapped page brings its neighbours with it, so they are given back."""
-    found = as_float32(vectors.take(np.sort(rows), axis=0))
-    release(vectors)
-    return found
+    """These rows, rising, as float32."""
+    return as_float32(taken(vectors, np.sort(rows)))
 
 
 def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: bool = False) -> None:
@@ -126,7 +124,7 @@ class ApproximateIndex:
         inner, rotate = _parts(index)
         self._matrix = None if rotate is None else faiss.vector_to_array(rotate.A).reshape(rotate.d_out, rotate.d_in)
         self.base: Graph | Lists = Graph(inner) if isinstance(inner, faiss.IndexHNSW) else Lists(inner)
-        self._refined = None
+        self._refined = self._scorer = None
         self._settings: dict[tuple[Any, ...], Setting] = {}  # a choice goes through the whole curve
         self._parameters: dict[tuple[int, int, int], Any] = {}  # and FAISS's objects take as long to make as a search
         if scorer is not None and index.d == vectors.shape[1]:
@@ -153,10 +151,12 @@ class ApproximateIndex:
         queries = checked(queries, self.vectors.shape[1], k, rows)
         if self.tuning is None or nprobe is not None:
             return self._search(queries, k, self.setting(recall, k, nprobe, rerank), rows)
+        if len(self.tuning.starts) == 1 or not len(queries):  # one block: its weight changes no order
+            return self._search(queries, k, self.setting(recall, k, None, rerank), rows)
         levels = self.tuning.levels(queries)
-        first = levels[0] if len(levels) else 0
-        if (levels == first).all():
-            return self._search(queries, k, self.setting(recall, k, None, rerank, int(first)), rows)
+        first = int(levels[0])
+        if len(levels) == 1 or (levels == first).all():
+            return self._search(queries, k, self.setting(recall, k, None, rerank, first), rows)
         found, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
         for level in np.unique(levels):
             members = np.flatnonzero(levels == level)
@@ -175,7 +175,7 @@ class ApproximateIndex:
         if rows is None and self._refined is not None and k <= n:
             params = self._faiss_parameters(setting.nprobe, depth, k)
             scores, found = self._refined.search(queries, k, params=params)
-            if not len(found) or found[:, -1].min() >= 0:
+            if (found[0, -1] if len(found) == 1 else found[:, -1].min()) >= 0:  # FAISS pads with -1
                 return Hits.ordered(found, scores)
         if rows is not None and self._brute_force_is_cheaper(len(rows), len(queries), setting.nprobe, depth):
             return exact_search(self.vectors, queries, k, rows)
@@ -190,6 +190,12 @@ class ApproximateIndex:
                 exact = exact_search(self.vectors, queries[short], keys.shape[1], rows)
                 keys[short] = np.where(exact.rows >= 0, rank_keys(exact.scores, np.maximum(exact.rows, 0)), 0)
         return Hits.from_keys(keys, k)
+
+    def release(self) -> None:
+        """Give back the pages of the mapped vectors that searches have read."""
+        release(self.vectors)
+        if self._scorer is not None:
+            release_scorer(self._scorer)
 
     def _faiss_parameters(self, nprobe: int, depth: int, k: int) -> Any:
         """What FAISS wants to hear to rerank ``depth`` candidates for k hits."""

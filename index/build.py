@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from index import accelerate, approximate, drift, graph, table, tuning, vectors
+from index import accelerate, approximate, drift, graph, tuning, vectors
 from index.approximate import ApproximateIndex
 from index.errors import DamagedError, GalleryError, MismatchError
 from index.exact import ExactIndex
@@ -167,8 +167,7 @@ def _old_and_new(gallery: Gallery, current: Generation) -> Iterable[Vectors]:
     mapped = gallery.mapped
     assert mapped is not None
     digest = hashlib.sha256(vectors.before(gallery.reading(gallery.path / current.name / VECTORS), *mapped.shape))
-    for start in range(0, len(mapped), table.ROWS_PER_GROUP):
-        piece = np.ascontiguousarray(mapped[start : start + table.ROWS_PER_GROUP])
+    for piece in vectors.passing(mapped):
         digest.update(piece.tobytes())
         yield piece
     if digest.hexdigest() != current.files[VECTORS]["sha256"]:

@@ -12,6 +12,7 @@ from index.exact import search as exact_search
 from index.hits import Hits, Rows, rank_keys, recall
 from index.manifest import Drift
 from index.table import Layout
+from index.vectors import passing, taken
 
 if TYPE_CHECKING:
     from index.approximate import ApproximateIndex
@@ -25,15 +26,20 @@ def measure(
 ) -> Drift:
     """Recall of queries made of rows ``trained``.. at the default weights and setting, beside that promised before.
 
-    A row that a query is made of is taken out of both answers. Only the index's ``search`` is used.
+    A row that a query is made of is taken out of both answers. Only the index's ``search`` and ``release`` are used.
     """
     rng = np.random.default_rng(seed)
     n = len(index.vectors)
     own = trained + np.sort(rng.choice(n - trained, min(QUERIES, n - trained), replace=False))
-    queries = as_float32(index.vectors.take(own, axis=0)) * layout.scale(weights)
+    queries = as_float32(taken(index.vectors, own)) * layout.scale(weights)
     k = min(K, n - 1)
-    truth = _without(exact_search(index.vectors, queries, k), own)
-    found = _without(index.search(queries, k), own)
+    truth = _without(exact_search(passing(index.vectors), queries, k), own)
+    parts = []
+    for query in queries:  # one by one: each maps up to 2 MiB around a candidate, for a moment
+        parts.append(index.search(query[None], k))
+        index.release()
+    every = (np.concatenate([getattr(each, name) for each in parts]) for name in ("rows", "scores", "counts"))
+    found = _without(Hits(*every), own)
     return Drift(trained, n - trained, k, round(recall(found, truth, k - 1), 4), round(promised, 4))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.hits import Hits, Keys, Rows, Scores, rank_keys
+from index.vectors import release
 
 ROWS_AT_ONCE = 2048  # a block of float32 rows stays in the processor's cache
 QUERIES_AT_ONCE = 512
@@ -149,6 +150,10 @@ class ExactIndex:
     ) -> Hits:
         """The exact k best of the allowed rows; see ``search``. recall, nprobe and rerank have nothing to choose."""
         return search(self.vectors, queries, k, rows)
+
+    def release(self) -> None:
+        """Give back the pages of the mapped vectors that searches have read."""
+        release(self.vectors)
 
     def expected_recall(self, recall: float | None = None, k: int = 1, queries: Float32 | None = None) -> float:
         return 1.0

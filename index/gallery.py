@@ -69,6 +69,7 @@ MEMORY = "memory.safetensors"
 REJECTED = "rejected.parquet"
 PLAN = "building.json"  # what an unfinished build is making; gone once it is committed
 MANY_REMOVED = 0.3  # of the table's rows: a compaction then saves much
+FIRST_ROWS = 4096  # by which a column is judged: few values that repeat, or not
 MANY_PARTS = 200  # beyond twice the full ones: each costs every opening a little
 
 
@@ -82,7 +83,7 @@ class Gallery:
         self.path = Path(path)
         self.manifest = manifest
         self._columns: dict[str, pa.ChunkedArray] = {}
-        self._whole: dict[str, Any] = {}
+        self._whole: dict[str, tuple[npt.NDArray[np.int32] | None, pa.Array]] = {}
         self._held: dict[Path, Held] = {}
 
     @classmethod
@@ -194,15 +195,33 @@ class Gallery:
         return pa.table({name: self._columns[name] for name in names})
 
     def take(self, rows: Rows, names: Sequence[str]) -> pa.RecordBatch:
-        """These columns of these rows, in their order: what answers are joined with."""
-        if new := [name for name in names if name not in self._whole]:
-            whole = self.columns(new)  # of one piece, rows are found without looking for their piece
-            self._whole |= {name: pa.concat_arrays(whole[name].chunks) for name in new}
-            self._columns |= {name: pa.chunked_array([self._whole[name]]) for name in new}  # no second copy
-        at = pa.array(rows)
-        # column by column, and straight to the kernel: waking Arrow's threads takes longer than ten rows do
-        found = [_TAKE.call([self._whole[name], at]) for name in names]
+        """These columns of these rows, in their order: what answers are joined with.
+
+        A column of a few texts that repeat, none blank, comes as a dictionary of them: a row then costs 4 bytes.
+        """
+        for name in names:
+            if name not in self._whole:
+                self._whole[name] = self._in_one_piece(name)
+        at, found = pa.array(rows), []
+        for name in names:  # straight to the kernel: waking Arrow's threads takes longer than ten rows do
+            codes, values = self._whole[name]
+            if codes is None:
+                found.append(_TAKE.call([values, at]))
+            else:
+                found.append(pa.DictionaryArray.from_arrays(pa.array(codes[rows]), values, safe=False))
         return pa.RecordBatch.from_arrays(found, list(names))
+
+    def _in_one_piece(self, name: str) -> tuple[npt.NDArray[np.int32] | None, pa.Array]:
+        """A column for ``take``: codes (rows,) and what they stand for, or None and the column itself."""
+        column = self.columns([name])[name]
+        first = column.slice(0, FIRST_ROWS)
+        if pa.types.is_string(column.type) and not column.null_count and 0 < 4 * len(first.unique()) <= len(first):
+            encoded = column.dictionary_encode().unify_dictionaries()
+            codes = np.concatenate([np.asarray(chunk.indices) for chunk in encoded.chunks])
+            return codes.astype(np.int32, copy=False), encoded.chunk(0).dictionary
+        whole = pa.concat_arrays(column.chunks)
+        self._columns[name] = pa.chunked_array([whole])  # no second copy
+        return None, whole
 
     @cached_property
     def _column_names(self) -> list[str]:

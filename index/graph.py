@@ -18,7 +18,7 @@ from index.vectors import release
 
 faiss: Any = _faiss  # its stubs know little of graphs
 
-EFFORTS = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+EFFORTS = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
 FILTER_MARGIN = 2  # as few times fewer allowed rows than asked for are enough
 WIDEN = 4  # a walk that met too few allowed rows is made anew, this much wider
 KEPT_AT_ONCE = 1 << 22  # vertices that the walks of queries asked together keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +42,8 @@ class Hits:
         k = rows.shape[1]
         if len(rows) == 1 and k <= SHORT and counts[0] == k:  # one full answer: a third of the time of what follows
             numbers, values = rows[0].tolist(), scores[0].tolist()
-            falling = all(later <= earlier for earlier, later in zip(values, values[1:], strict=False))
-            if falling and min(numbers) >= 0 and len(set(numbers)) == k and values[-1] == values[-1]:
+            falling = all(map(operator.ge, values, values[1:])) and values[-1] == values[-1]
+            if falling and min(numbers) >= 0 and len(set(numbers)) == k:
                 return
         if ((counts < 0) | (counts > k)).any():
             raise ValueError(f"a count outside 0..{k}")
@@ -57,7 +58,8 @@ class Hits:
         if (scores[:, 1:] > scores[:, :-1]).any():
             raise ValueError("scores that rise")
         ordered = np.sort(rows, axis=1)
-        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+        twice = ordered[:, 1:] == ordered[:, :-1]
+        if twice.any() and (twice & (ordered[:, 1:] >= 0)).any():
             raise ValueError("a row returned twice for one query")
 
     def __len__(self) -> int:
@@ -71,9 +73,17 @@ class Hits:
     @classmethod
     def ordered(cls, rows: Rows, scores: Scores) -> Hits:
         """Full answers (n, k) that are in order but for ties, which go to the lower row."""
-        if len(set(scores[0].tolist())) < len(scores[0]) if len(rows) == 1 else (scores[:, 1:] == scores[:, :-1]).any():
-            return cls.from_keys(rank_keys(scores, rows), rows.shape[1])
-        return cls(rows, scores, np.full(len(rows), rows.shape[1]))
+        k = rows.shape[1]
+        if len(rows) == 1 and k <= SHORT:
+            values = scores[0].tolist()
+            tied = np.array([any(map(operator.eq, values, values[1:]))])
+        else:
+            tied = (scores[:, 1:] == scores[:, :-1]).any(axis=1)
+        if tied.any():
+            again = cls.from_keys(rank_keys(scores[tied], rows[tied]), k)
+            rows, scores = rows.copy(), scores.copy()
+            rows[tied], scores[tied] = again.rows, again.scores
+        return cls(rows, scores, np.full(len(rows), k))
 
     @classmethod
     def from_keys(cls, keys: Keys, k: int) -> Hits:

@@ -15,7 +15,7 @@ from index.exact import as_float32
 from index.projection import choose_dims
 from index.recipe import Recipe, alternatives, choose, for_rows
 from index.table import Layout
-from index.vectors import release
+from index.vectors import taken
 
 TRIAL_ROWS, TRIAL_FROM = 30_000, 200_000
 
@@ -43,8 +43,7 @@ def fitted(
             raise GalleryError(_too_large(kind, n, memory))
         return only
     rng = np.random.default_rng(seed)
-    sample = mapped.take(np.sort(rng.choice(n, min(n, TRIAL_ROWS), replace=False)), axis=0)
-    release(mapped)
+    sample = taken(mapped, np.sort(rng.choice(n, min(n, TRIAL_ROWS), replace=False)))
     starts = np.array([block.start for block in layout.blocks])
     dims = choose_dims(as_float32(sample), starts, layout.scale(weights), seed)
     fitting = [each for each in alternatives(n, dim, dims, memory, seed) if kind in ("auto", each.kind)]

@@ -24,14 +24,14 @@ from index.exact import Float32, as_float32
 from index.exact import search as exact_search
 from index.hits import TIE_TOLERANCE, Rows
 from index.table import Layout
-from index.vectors import release
+from index.vectors import taken
 
 if TYPE_CHECKING:
     from index.approximate import ApproximateIndex
 
 RECALL = 0.95  # asked for when a search names neither a recall nor its knobs
 KS = (1, 4, 10, 30, 100)
-DEPTHS = (12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+DEPTHS = (12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
 LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level ends
 # the setting that only just reaches a recall has had luck: settings must miss this much less than asked may be missed,
 # and more where a level mixes easier and harder weights
@@ -39,6 +39,7 @@ MARGIN, LEVEL_MARGIN = 0.1, 0.2
 ENOUGH = 0.995  # more effort is not measured once recall at every k is so high
 QUERIES = 128  # of each kind
 TIMED = 5
+SCORED_BYTES = 1 << 24  # float32 rows scored at once
 LEAST_DEPTH = 64
 SATURATED = 0.001
 
@@ -179,12 +180,13 @@ def measure(
     asked = QUERIES if len(layout.blocks) > 1 else 4 * QUERIES  # then there is one kind only
     rows = np.sort(rng.choice(n, min(asked, n // 2), replace=False))
     default = [weights.get(name, 1.0) for name in layout.names]
-    kinds = _queries(as_float32(index.vectors.take(rows, axis=0)), index, layout, default, rng)
+    kinds = _queries(as_float32(taken(index.vectors, rows)), index, layout, default, rng)
     own = np.tile(rows, len(kinds))  # the row that query i was made of
     queries = np.concatenate(list(kinds.values()))  # (kinds x rows, D)
     ks = [k for k in KS if k <= n // 4]
     truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1)
-    true_scores = index.scores(queries, _without(truth.rows, own))  # (q, largest k)
+    scored = _Scores(index, queries)
+    true_scores = scored.of(_without(truth.rows, own))  # (q, largest k)
     slack = TIE_TOLERANCE * np.abs(true_scores[:, 0])
     depths = [depth for depth in DEPTHS if depth <= n // 4]  # beyond that, brute force
     efforts = index.base.efforts()
@@ -195,8 +197,7 @@ def measure(
     ):
         usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
         found = _without(index.candidates(queries, nprobe, max(usable) + 1, at_least=0), own)  # (q, depth)
-        scores = np.where(found >= 0, index.scores(queries, found), -np.inf)
-        release(index.vectors)
+        scores = scored.of(found)
         met = {k: np.cumsum(scores >= (true_scores[:, k - 1] - slack)[:, None], axis=1) for k in ks}  # (q, depth)
         for depth in usable:
             at = {k: min(max(depth, k), scores.shape[1]) - 1 for k in ks}
@@ -218,7 +219,7 @@ def trial(index: ApproximateIndex, layout: Layout, weights: Mapping[str, float],
     chosen = measure(index, layout, weights, seed, timed=False).choose(RECALL, 10)
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(index.vectors), min(512, len(index.vectors)), replace=False))
-    queries = as_float32(index.vectors.take(rows, axis=0)) * layout.scale(weights)
+    queries = as_float32(taken(index.vectors, rows)) * layout.scale(weights)
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -236,7 +237,7 @@ def _queries(
     kinds = {"default weights": vectors * scale}
     if len(sizes) == 1:
         return kinds
-    donors = as_float32(index.vectors.take(rng.choice(len(index.vectors), len(vectors)), axis=0))
+    donors = as_float32(taken(index.vectors, rng.choice(len(index.vectors), len(vectors))))
     edited = vectors.copy()
     # the widest block says what the photo looks like: an edit changes one of the others
     others = [block for block in layout.blocks if block.stop - block.start < max(sizes)] or layout.blocks
@@ -250,7 +251,12 @@ def _queries(
         among = drawn[levels == level]
         if len(among):
             chosen = among[rng.integers(0, len(among), len(vectors))]
-            kinds[f"level {level}"] = vectors * np.repeat(chosen, sizes, axis=1).astype(np.float32)
+            crossed = vectors.copy()
+            raised = (chosen / np.maximum(default, 1e-6))[:, [layout.blocks.index(block) for block in others]]
+            for i, choice in enumerate(raised.argmax(axis=1)):
+                span = slice(others[choice].start, others[choice].stop)
+                crossed[i, span] = donors[i, span]
+            kinds[f"level {level}"] = crossed * np.repeat(chosen, sizes, axis=1).astype(np.float32)
     return kinds
 
 
@@ -273,6 +279,39 @@ def _without(found: Rows, own: Rows) -> Rows:
     return found[~drop].reshape(len(found), -1)
 
 
+class _Scores:
+    """Exact scores of rows by queries (q, D), each computed once: more effort meets mostly what less effort has met."""
+
+    def __init__(self, index: ApproximateIndex, queries: Float32) -> None:
+        self._vectors, self._queries = index.vectors, queries
+        self._keys, self._known = np.zeros(0, np.int64), np.zeros(0, np.float32)  # query << 32 | row, rising
+
+    def of(self, rows: Rows) -> Float32:
+        """The inner product of each query with its own rows (q, m), each once, float32 (q, m); -inf for row -1."""
+        query = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)[rows >= 0]
+        keys = query << 32 | rows[rows >= 0]
+        at = np.searchsorted(self._keys, keys)
+        new = np.append(self._keys, -1)[at] != keys
+        self._add(query[new], keys[new] & 0xFFFFFFFF)
+        out = np.full(rows.shape, -np.inf, np.float32)
+        out[rows >= 0] = self._known[np.searchsorted(self._keys, keys)]
+        return out
+
+    def _add(self, query: Rows, rows: Rows) -> None:
+        """Scores of pairs that are not known yet. By row: queries that differ in their weights only meet the same."""
+        order = np.argsort(rows, kind="stable")
+        query, rows, scores = query[order], rows[order], np.empty(len(rows), np.float32)
+        at_once = max(1, SCORED_BYTES // (4 * self._vectors.shape[1]))
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            first = np.append(True, rows[part][1:] != rows[part][:-1])
+            found = as_float32(taken(self._vectors, rows[part][first]))[np.cumsum(first) - 1]
+            np.einsum("nd,nd->n", found, self._queries[query[part]], out=scores[part])
+        keys = np.concatenate([self._keys, query << 32 | rows])
+        order = np.argsort(keys)
+        self._keys, self._known = keys[order], np.concatenate([self._known, scores])[order]
+
+
 def _median_ms(index: ApproximateIndex, queries: Float32, nprobe: int, depth: int) -> float:
     """The median time of one search of 10 hits asked alone, in milliseconds."""
     times = []
@@ -280,4 +319,5 @@ def _median_ms(index: ApproximateIndex, queries: Float32, nprobe: int, depth: in
         start = time.perf_counter()
         index.search(query[None], min(10, depth), nprobe=nprobe, rerank=depth)
         times.append(time.perf_counter() - start)
+        index.release()
     return round(1000 * float(np.median(times)), 4)

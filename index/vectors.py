@@ -7,12 +7,13 @@ own threads; numpy maps the tail. Earlier galleries have the bare vectors under 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
@@ -90,8 +91,55 @@ def release(vectors: npt.NDArray[Any]) -> None:
     base: Any = vectors
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "_mmap", None) or getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    if base is not None:
+        _drop(base)
+
+
+def release_scorer(scorer: Any) -> None:
+    """The same of what ``scorer`` returned, which has a map of its own."""
+    codes = cast(Any, faiss.downcast_index(scorer.index)).codes
+    if not codes.is_owned:  # memory of its own would be lost
+        _drop((int(codes.data()), int(codes.size())))
+
+
+def _drop(pages: mmap.mmap | tuple[int, int]) -> None:
+    """Tell the system that these pages of a map, or the whole pages within (address, bytes) of one, may go."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    if isinstance(pages, mmap.mmap):
+        return pages.madvise(mmap.MADV_DONTNEED)
+    begin, size = pages
+    first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, (begin + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+
+
+def taken(vectors: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """A copy of these rows (n, dim), any order; of what ``mapped`` returned it is read from the file.
+
+    A row met at random through a map brings up to 2 MiB of the system's cache into the process, so that a few thousand
+    would make all of the file resident.
+    """
+    stored: Any = vectors
+    while stored is not None and not isinstance(stored, np.memmap):
+        stored = getattr(stored, "base", None)
+    if stored is None or stored.shape != vectors.shape or not len(rows) or not hasattr(os, "preadv"):
+        return vectors.take(rows, axis=0)
+    out = np.empty((len(rows), vectors.shape[1]), vectors.dtype)
+    size, view = out.strides[0], memoryview(cast(Any, out.view(np.uint8))).cast("B")
+    with open(str(stored.filename), "rb", buffering=0) as file:
+        for i, row in enumerate(rows.tolist()):
+            if os.preadv(file.fileno(), [view[i * size : (i + 1) * size]], stored.offset + row * size) != size:
+                raise DamagedError(f"{stored.filename}: ends before row {row}; run `fsearch verify`")
+    return out
+
+
+def passing(vectors: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """All rows of mapped vectors, a piece at a time, whose pages are given back when the next is asked for."""
+    at_once = max(1, PIECE_BYTES // (2 * vectors.shape[1]))
+    for at in range(0, len(vectors), at_once):
+        yield vectors[at : at + at_once]
+        release(vectors)
 
 
 def scorer(path: str | os.PathLike[str], rows: int, dim: int) -> Any | None:

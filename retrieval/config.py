@@ -50,15 +50,17 @@ class Strict(BaseModel):
 class AttributeConfig(Strict):
     """One disentangled attribute. ``color`` marks it as carried by color: views with broken color do not train it.
 
-    ``multi``: a label cell holds several values, as in ``striped|floral``.
+    ``multi``: a label cell holds several values, as in ``striped|floral``; the head says those of a probability above
+    ``threshold``.
     """
 
     dim: Annotated[int, Field(ge=2, le=4096)] = 64
     color: bool = False
     multi: bool = False
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     min_count: Annotated[int, Field(ge=1)] = 1  # rarer values are left out of the vocabulary
 
-    LATER = ("multi",)
+    LATER = ("multi", "threshold")
 
 
 Counts = tuple[Annotated[int, Field(ge=1, le=16)], ...]
@@ -128,7 +130,7 @@ class TrainingConfig(Strict):
     """Batches, losses and the loop: attribute cross entropy, per-attribute and global triplets, a style loss."""
 
     start: str | None = None  # a checkpoint, by path or shipped name, whose weights are taken over where they fit
-    steps: Annotated[int, Field(ge=1)] = 2000
+    steps: Annotated[int, Field(ge=0)] = 2000  # 0: only refit what start names
     batch: Literal["pairs", "ids"] = "pairs"  # two photos of many styles, or many photos of a few
     pairs: Annotated[int, Field(ge=2)] = 64  # photos a batch are twice this: two views of each style
     ids_per_batch: Annotated[int, Field(ge=2)] = 7
@@ -148,6 +150,7 @@ class TrainingConfig(Strict):
     tuples: Annotated[float, Field(ge=0)] | None = None  # of the triplets on whole label tuples; null: as triplet
     style: Annotated[float, Field(ge=0)] = 1.0
     style_loss: Literal["contrast", "triplet"] = "contrast"
+    regions: Annotated[float, Field(ge=0)] = 0.3  # of the share of reasons outside the regions, where data has them
     identity: Annotated[float, Field(ge=0)] = 0.0  # of look's cross entropy over styles
     parts: Annotated[float, Field(ge=0)] = 1.0  # of each part's cross entropy over styles, where the model has parts
     augment: Literal["shop", "thesis"] = "shop"
@@ -155,6 +158,7 @@ class TrainingConfig(Strict):
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5  # class weights n^-balance in the cross entropy; 0: none
     coarse_size: Annotated[int, Field(ge=32, le=1024)] | None = None  # photo side in the first coarse_share of steps
     coarse_share: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    refit: Annotated[int, Field(ge=0)] = 0  # last: epochs of the attribute blocks' linear layers on unchanged photos
     memory: Literal["means", "heads", "trained"] = "means"  # M: class means, the heads' prototypes, trained from means
     memory_steps: Annotated[int, Field(ge=1)] = 1000
     consistency: Annotated[float, Field(ge=0)] = 1.0  # weights of M's training
@@ -166,12 +170,14 @@ class TrainingConfig(Strict):
     seed: int = 0
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # decoded photos kept in memory up to this
 
-    LATER = ("identity", "parts")
+    LATER = ("identity", "parts", "refit", "regions")
 
     @model_validator(mode="after")
     def _contrast_needs_pairs(self) -> TrainingConfig:
         if self.batch == "ids" and self.style_loss == "contrast" and self.style:
             raise ValueError("style_loss: contrast needs batch: pairs; with batch: ids write style_loss: triplet")
+        if self.steps == 0 and self.start is None:
+            raise ValueError("steps: 0 needs start, the checkpoint whose heads are fitted again")
         return self
 
 
@@ -184,6 +190,9 @@ class DataConfig(Strict):
 
     ``style``: the columns with style ids, one name or several; a photo's style is the first that is not blank.
     ``split``: the column that says train, val or test (or query, gallery); what is not train or val is never touched.
+    ``maybe``: the column with values that a photo may have, of any multi-label attribute that it is labelled for: each
+    counts as had or lacked with probability one half (FashionAI's m).
+    ``regions``: a folder of masks, relative to the photos: which pixels show which attribute.
     """
 
     photos: str | None = None
@@ -191,6 +200,10 @@ class DataConfig(Strict):
     style: Annotated[tuple[str, ...], BeforeValidator(_names_of)] = ()
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of styles kept for validation, by hash of the style id
     split: str | None = None
+    maybe: str | None = None
+    regions: str | None = None
+
+    LATER = ("maybe", "regions")
 
 
 class SearchConfig(Strict):
@@ -245,6 +258,10 @@ class Config(Strict):
                 f"{self.model.backbone} has its batch norms folded into its weights and cannot start from random ones: "
                 "set model.pretrained: true, or training.start to a checkpoint with that backbone"
             )
+        if self.data.maybe and not any(attribute.multi for attribute in self.model.attributes.values()):
+            raise ValueError("data.maybe needs an attribute with multi: true, of which a photo can have several values")
+        if self.data.regions and self.training.augment != "shop":
+            raise ValueError("data.regions needs training.augment: shop, which moves the masks with the photos")
         known = set(self.model.attributes)
         blocks = {LOOK} if self.model.parts is None else {LOOK, PARTS}
         wrong = sorted(set(self.search.weights) - known - blocks)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from index.build import open_index
 from index.errors import InputError, MismatchError
@@ -32,6 +31,7 @@ from retrieval.explain.shares import shares
 from retrieval.models import memory
 from retrieval.photos import Source, source_of
 from retrieval.query import Edit, Names, Request
+from retrieval.ready import BOX
 from retrieval.results import Hit, Prepared, Result
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ class Engine:
         """The model's attributes of rows: label, else prediction where blank; and which of them are predictions."""
         known = [name for name in self.names.vocabulary if name in self.gallery.manifest.labels]
         wanted = [*known, *(PREDICTED + name for name in self.names.vocabulary)]
-        cells = self.gallery.columns(wanted).take(pa.array(rows)).to_pydict()
+        cells = self.gallery.take(rows, wanted).to_pydict()
         found = []
         for i in range(len(rows)):
             labels = {name: cells[name][i] for name in known}
@@ -364,7 +364,7 @@ class Engine:
     def _join(self, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], offset: int = 0) -> tuple[Hit, ...]:
         """Ids, paths and attributes of rows."""
         extra = [name for name in self.gallery.manifest.labels if name not in self.names.vocabulary]
-        columns = self.gallery.columns(["id", "path", *extra]).take(pa.array(rows)).to_pydict()
+        columns = self.gallery.take(rows, ["id", "path", *extra]).to_pydict()
         return tuple(
             Hit(
                 rank=offset + i + 1,
@@ -419,6 +419,12 @@ class Engine:
     def photo_path(self, hit_path: str | None) -> Path | None:
         """Where a row's photo lies, if the folder that was indexed is still there."""
         return Path(self.gallery.manifest.source["path"]) / hit_path if hit_path else None
+
+    def photo_of(self, hit: Hit) -> Source | None:
+        """What was embedded for a hit: its photo's file, or in a gallery of crops the part of it."""
+        path = self.photo_path(hit.path)
+        box = hit.attributes.get(BOX) if "detector" in self.gallery.manifest.source else None
+        return path if path is None or box is None else Cropped.of(path, box)
 
 
 def _least(score: float | None) -> float:

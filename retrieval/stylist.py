@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index.errors import InputError
+from index.errors import InputError, UnknownNameError
 from index.table import PREDICTED
 from retrieval.engine import Engine
 from retrieval.models import checkpoint
@@ -24,10 +25,11 @@ from retrieval.models.network import block_dims
 from retrieval.outfits import config as configs
 from retrieval.outfits import model as models
 from retrieval.outfits.config import OTHER
-from retrieval.outfits.judge import labelled_from, questions_from
+from retrieval.outfits.judge import Score, closeness, cooccurrence, labelled_from, questions_from
+from retrieval.outfits.language import plain
 from retrieval.outfits.slots import Slots
-from retrieval.outfits.train import Catalogue, Published, WornItems, train
-from retrieval.photos import source_of
+from retrieval.outfits.train import Catalogue, Published, WornItems, answered, train
+from retrieval.photos import Source, source_of
 from retrieval.results import Prepared
 
 CANDIDATES = 60  # taken from the index for a place, then scored in the outfit
@@ -46,7 +48,7 @@ class Piece:
     slot: str
     kind: str | None
     features: Array = field(repr=False, compare=False)  # (D,) float32, unit blocks
-    image: Path | bytes | None = field(default=None, repr=False, compare=False)
+    image: Source | None = field(default=None, repr=False, compare=False)
     id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class Stylist:
         if engine is not None:
             self.model.check(engine.gallery.manifest.model.get("fingerprint", ""), str(engine.gallery.path))
         self.slots = self.model.slots
+        self._found: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}  # rows of the gallery, by slots
 
     @cached_property
     def image(self) -> checkpoint.Model:
@@ -115,7 +118,7 @@ class Stylist:
         """Photos (paths, bytes, PIL images) and ids of gallery rows as pieces, in the order given.
 
         A path that does not exist is an id of the gallery. "shoes=photo.jpg" says the slot; else the kind is read off
-        the photo by the image model's head, or is the row's label.
+        the photo by the image model's head, or is the row's label. InputError where two fill the same slot.
         """
         found: list[Piece] = []
         for item in items:
@@ -124,10 +127,23 @@ class Stylist:
                 said, _, item = item.partition("=")
                 slot = self.slots.meant(said)
             if isinstance(item, str | Path) and not Path(item).exists() and self.engine is not None:
-                found.append(self.row(self.engine.gallery.row_of(str(item)), slot))
+                found.append(self.row(self._row_of(str(item)), slot))
             else:
                 found.append(self._photo(item, slot))
+        for first, second in combinations(found, 2):
+            if first.slot == second.slot != OTHER:
+                raise InputError(
+                    f"{first.name} and {second.name} both fill the slot {first.slot}, and an outfit has one of each: "
+                    f"leave one out, or say what it is, such as outer={second.name}"
+                )
         return found
+
+    def _row_of(self, item: str) -> int:
+        engine = self._engine()
+        try:
+            return engine.gallery.row_of(item)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{item}: no such file, and {error}") from None
 
     def _photo(self, item: Any, slot: str | None) -> Piece:
         source = source_of(item)
@@ -146,7 +162,7 @@ class Stylist:
         features = engine.gallery.vectors(np.asarray(rows, np.int64)).astype(np.float32)
         return [
             Piece(
-                hit.id, slot or self.slots.of(kind), kind, features[i], engine.photo_path(hit.path), hit.id
+                hit.id, slot or self.slots.of(kind), kind, features[i], engine.photo_of(hit), hit.id
             )
             for i, hit in enumerate(engine.describe(rows))
             for kind in [hit.attributes.get(self.kind)]
@@ -200,22 +216,27 @@ class Stylist:
         return self._filled(own, at, [slot], text)[:topk]
 
     def generate(self, pieces: Sequence[Piece], text: str | None = None, items: int = MOST) -> Scored:
-        """Grow an outfit from some pieces, forwards to its end, then backwards to its start, one of each slot."""
+        """Grow an outfit from some pieces, forwards to its end and backwards to its start by turns, one of each slot.
+
+        An item that lowers the score is not taken.
+        """
         own = [pieces[i] for i in self.slots.order([piece.slot for piece in pieces])]
-        for forwards in (True, False):
-            while len(own) < items:
-                places = [self.slots.place(piece.slot) for piece in own]
-                free = [
-                    name for place, name in enumerate(self.slots.names)
-                    if name != OTHER and (place > places[-1] if forwards else place < places[0])
-                ]  # fmt: skip
-                feats = self._stack(own)
-                none = feats[:0]
-                _, stop = self.model.expects(feats, none) if forwards else self.model.expects(none, feats)
-                found = self._filled(own, len(own) if forwards else 0, free, text) if free and stop < 0.5 else []
-                if not found:
-                    break
-                own = list(found[0].pieces)
+        growing = [True, False]  # forwards, backwards: by turns, or shoes would get a belt and a watch, but no trousers
+        while growing and len(own) < items:
+            forwards = growing.pop(0)
+            places = [self.slots.place(piece.slot) for piece in own]
+            free = [
+                name for place, name in enumerate(self.slots.names)
+                if name != OTHER and (place > places[-1] if forwards else place < places[0])
+            ]  # fmt: skip
+            feats = self._stack(own)
+            none = feats[:0]
+            _, stop = self.model.expects(feats, none) if forwards else self.model.expects(none, feats)
+            found = self._filled(own, len(own) if forwards else 0, free, text) if free and stop < 0.5 else []
+            least = self._scored([own])[0].score if len(own) > 1 else 0.0
+            if better := [each for each in found if each.score >= least]:
+                own = list(better[0].pieces)
+                growing.append(forwards)
         if len(own) < 2:
             raise InputError("the gallery holds nothing that goes with it")
         return self._scored([own])[0]
@@ -255,7 +276,9 @@ class Stylist:
     def _rows_of(self, slots: tuple[str, ...]) -> npt.NDArray[np.int64]:
         """Rows of the gallery whose kind fills one of the slots; a blank label counts as what the model predicts."""
         code, names = self._slot_codes
-        return np.flatnonzero(np.isin(code, [names.index(slot) for slot in slots if slot in names]))
+        if slots not in self._found:
+            self._found[slots] = np.flatnonzero(np.isin(code, [names.index(slot) for slot in slots if slot in names]))
+        return self._found[slots]
 
     @cached_property
     def _slot_codes(self) -> tuple[npt.NDArray[np.int16], list[str]]:
@@ -323,6 +346,28 @@ def published(folder: Path, ids: Sequence[str]) -> Published:
         learned, valid, questions_from(polyvore.questions(folder), row_of),
         labelled_from(polyvore.compatibility(folder), row_of),
     )  # fmt: skip
+
+
+def ask_published(engine: Engine, outfits: str | Path | None = None) -> dict[str, Any]:
+    """Polyvore's questions and compatibility lines, asked of a gallery of its photos: ``fsearch bench --protocol
+    polyvore``. Returns fill in the blank and AUC of the outfit model beside chance and the baselines, as
+    ``train_from`` does with ``polyvore``; kinds are counted in the outfits for training. InputError, MismatchError.
+    """
+    stylist = Stylist(engine, outfits)
+    folder = Path(engine.gallery.manifest.source["path"])
+    live = engine.gallery.live()
+    asked = published(folder, engine.gallery.columns(["id"])["id"].take(live).to_pylist())
+    if not asked.questions and not asked.pairs:
+        raise InputError(f"{folder}: no fill-in-the-blank questions and no compatibility lines; unpack them there")
+    known = [plain(hit.attributes[stylist.kind] or "") for hit in engine.describe(live.tolist())]
+    table = engine.gallery.vectors(live)
+    scores: dict[str, Score] = {
+        "outfit model": lambda some: stylist.model.raw_rows(table, some),
+        "kinds seen together": cooccurrence(asked.learned, np.unique(known, return_inverse=True)[1]),
+        "pairwise distance": closeness(table),
+    }
+    facts = {"model": stylist.model.fingerprint, "image model": dict(stylist.model.image), "gallery": len(live)}
+    return {"facts": facts, "polyvore": answered(scores, asked)}
 
 
 def encode_worn(

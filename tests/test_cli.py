@@ -168,7 +168,7 @@ def test_explain(shop: Path, tiny_model: Path, garment_photos: Path, tmp_path: P
     (each,) = json.loads(told.stdout)
     assert told.stderr == f"saved {tmp_path / 'a.html'}\n"
     assert each["photo"] == str(photo)
-    assert (each["attribute"], each["value"], each["method"]) == ("color", "gray", "layer-cam")
+    assert (each["attribute"], each["value"], each["method"]) == ("color", "gray", "head-cam")
     assert json.loads(run(*words, "--method", "grad-cam").stdout)[0]["heat"] != each["heat"]
 
 
@@ -350,7 +350,7 @@ def test_damaged_files_are_named_with_what_to_run(name: str, remedy: str, shop: 
 
 def test_every_wrong_key_of_a_config_is_named_at_once(tmp_path: Path, garment_photos: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
-    wrong.write_text("name: x\nmodle: {}\nmodel: {attributes: {color: {dimm: 3}}}\ntraining: {steps: 0}\n")
+    wrong.write_text("name: x\nmodle: {}\nmodel: {attributes: {color: {dimm: 3}}}\ntraining: {steps: -1}\n")
     said = refused("train", wrong, "--photos", garment_photos, "--out", tmp_path / "m.safetensors")
     for key in ("modle", "model.attributes.color.dimm", "training.steps"):
         assert key in said

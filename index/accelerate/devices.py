@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from index.errors import MissingDependencyError, UnknownNameError
 from index.hits import Rows
+from index.vectors import release, taken
 
 if TYPE_CHECKING:
     import torch
@@ -80,9 +81,10 @@ def stream(
     table, cuda = vectors, device.type == "cuda"
 
     def read(part: slice) -> torch.Tensor:
-        found = table[part] if rows is None else table.take(rows[part], axis=0)
+        found = table[part] if rows is None else taken(table, rows[part])
         held = torch.empty(found.shape, dtype=torch.float16, pin_memory=cuda)
         np.copyto(held.numpy(), found)  # here the pages of a memory map are read, and other threads may run
+        release(table)
         return held
 
     copier = torch.cuda.Stream(device) if cuda else None

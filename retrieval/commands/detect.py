@@ -45,7 +45,7 @@ def framing(command: Callable[..., Any]) -> Callable[..., Any]:
     box = click.option("--box", callback=_box, metavar="X,Y,W,H", help="Ask for this part of the photo, in pixels.")
     detect = click.option(
         "--detect", is_flag=False, flag_value=ANY, metavar="[CLASS]",
-        help="Ask for the best garment in the photo, or the best of a class such as upper.",
+        help="Ask for the best garment in the photo, or each of --batch, or the best of a class such as upper.",
     )  # fmt: skip
     return box(detect(detector_option(command)))
 
@@ -57,6 +57,25 @@ def wanted(detect: bool, detector: Path | None) -> Detector | None:
     if detector is not None and not detect and not _from_environment():
         raise click.UsageError("--detector FILE goes with --detect")
     return read(detector) if detect else None
+
+
+def finding(detect: str | None, detector: Path | None) -> Callable[[Path], tuple[int, int, int, int] | None] | None:
+    """What --detect finds in each photo of a --batch: a box, None where the whole photo is asked."""
+    if (network := wanted(detect is not None, detector)) is None:
+        return None
+    from retrieval.detection import frame
+
+    kind = _kind(network, detect)
+
+    def find(photo: Path) -> tuple[int, int, int, int] | None:
+        found = frame.best(photo, network, kind)
+        return None if found is None else found.box
+
+    return find
+
+
+def _kind(network: Detector, detect: str | None) -> str | None:
+    return None if detect in (None, ANY) else network.kind(str(detect))
 
 
 def framed(
@@ -74,7 +93,7 @@ def framed(
         return frame.given(photo, box, str(photo))
     network = wanted(True, detector)
     assert network is not None
-    kind = None if detect in (None, ANY) else network.kind(str(detect))
+    kind = _kind(network, detect)
     if (found := frame.best(photo, network, kind)) is None:
         what = f"no garment of class {kind}" if kind else "no garment"
         click.echo(

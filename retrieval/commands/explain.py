@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.option("--value", metavar="VALUE", help="The value to find reasons for.  [default: the predicted one]")
 @click.option(
     "--method",
-    type=click.Choice(["layer-cam", "grad-cam"]),
-    default="layer-cam",
+    type=click.Choice(["head-cam", "layer-cam", "grad-cam"]),
+    default="head-cam",
     show_default=True,
-    help="How heat is told: finely, on an earlier map, or on the last one.",
+    help="How heat is told: by what the head takes from the last map, by gradients of two maps, or of the last one.",
 )
 @click.option(
     "--gallery", "-g", type=FOLDER, envvar="FSEARCH_GALLERY", default="gallery", show_default=True,

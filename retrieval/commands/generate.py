@@ -12,7 +12,8 @@ import click
 @click.option("--photos", type=click.IntRange(1), default=3000, show_default=True, help="How many.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--phone", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of phone photos.")
-def generate(out: Path, photos: int, seed: int, phone: float) -> None:
+@click.option("--regions", is_flag=True, help="Masks, too, of what shows sleeve, neckline and length.")
+def generate(out: Path, photos: int, seed: int, phone: float, regions: bool) -> None:
     """Draw garments with known attributes as an ordinary photo folder with labels.csv.
 
     \b
@@ -20,5 +21,5 @@ def generate(out: Path, photos: int, seed: int, phone: float) -> None:
     """
     from retrieval.datasets import garments
 
-    garments.generate(out, photos, seed=seed, phone_share=phone, progress=True)
+    garments.generate(out, photos, seed=seed, phone_share=phone, regions=regions, progress=True)
     click.echo(f"{photos:,} photos and labels.csv in {out}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from retrieval.stylist import Scored, Stylist
+    from retrieval.stylist import Piece, Scored, Stylist
 
 FOLDER = click.Path(path_type=Path)
 ITEMS = "A photo, or the id of a gallery row; SLOT=PHOTO says what it is, such as shoes=a.jpg."
@@ -48,9 +48,21 @@ def _stylist(
     if save is not None:
         checked(save)
     stylist = Stylist(Engine.open(gallery) if gallery is not None else None, outfits, model)
-    if text is not None and (unknown := stylist.model.words.codes(text)[1]):
+    known, unknown = stylist.model.words.codes(text or "")
+    if known and unknown:  # a text of unknown words alone is an error
         click.echo(f"passed over, never learned: {', '.join(unknown)}", err=True)
     return stylist
+
+
+def _pieces(stylist: Stylist, items: tuple[str, ...]) -> list[Piece]:
+    """The items; those that fill no slot are named: no outfit that was learned from had such."""
+    from retrieval.outfits.config import OTHER
+
+    found = stylist.pieces(items)
+    for piece in found:
+        if piece.slot == OTHER:
+            click.echo(f"{piece.name} ({piece.kind}) fills no slot of an outfit: SLOT={piece.name} says one", err=True)
+    return found
 
 
 @click.group()
@@ -74,7 +86,7 @@ def score(
     fsearch outfit score top.jpg bottom.jpg shoes.jpg
     """
     stylist = _stylist(gallery, outfits, model, save)
-    scored = stylist.score(stylist.pieces(items))
+    scored = stylist.score(_pieces(stylist, items))
     if save is not None:
         from retrieval.serving.outfits import save_outfits
 
@@ -95,7 +107,7 @@ def explain(
     fsearch outfit explain top.jpg bottom.jpg shoes.jpg --gallery shop.gallery --save why.html
     """
     stylist = _stylist(gallery, outfits, model, save)
-    found = stylist.explain(stylist.pieces(items), replacements)
+    found = stylist.explain(_pieces(stylist, items), replacements)
     if save is not None:
         from retrieval.serving.outfits import save_explained
 
@@ -130,7 +142,7 @@ def complete(
     fsearch outfit complete top.jpg bottom.jpg --missing shoes --gallery shop.gallery
     """
     stylist = _stylist(gallery, outfits, model, save, text)
-    pieces = stylist.pieces(items)
+    pieces = _pieces(stylist, items)
     _show(stylist.complete(pieces, missing, text, topk), as_json, save, f"with {missing}")
 
 
@@ -149,7 +161,7 @@ def generate(
     """
     stylist = _stylist(gallery, outfits, model, save, text)
     _show(
-        [stylist.generate(stylist.pieces(items), text, most)],
+        [stylist.generate(_pieces(stylist, items), text, most)],
         as_json,
         save,
         "generated" + (f": {text}" if text else ""),

@@ -12,15 +12,18 @@ import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from index.errors import InputError
 from retrieval.datasets.garments_draw import SIZE, Drawn, draw, draw_parts
+from retrieval.datasets.garments_regions import draw_regions
 from retrieval.datasets.garments_style import ATTRIBUTES, COMBINATIONS, Cut, Garment, sample_styles
 
 __all__ = ["ATTRIBUTES", "COMBINATIONS", "Cut", "Drawn", "Garment", "draw", "draw_parts", "generate", "sample_styles"]
 
 COLUMNS = ("id", *ATTRIBUTES, "style", "variant_group", "domain")
+REGIONS = ("sleeve", "neckline", "length")  # the attributes that one part of a garment shows
 _DRAWING = 1  # raise it whenever the same seed gives other pictures
 _QUALITY = 90  # of the JPEG files
 _NOTE = "garments.json"  # what a folder was made with, so that it is never mixed with another
@@ -37,13 +40,16 @@ def generate(
     seed: int = 0,
     photos_per_style: int = 4,
     phone_share: float = 0.25,
+    regions: bool = False,
     progress: bool = False,
 ) -> Path:
     """Writes ``photos`` photos to out/photos/<id>.jpg and, last, their labels to out/labels.csv; returns ``out``.
 
     Columns: id, the attributes (blank where one does not apply), style (several photos of one thing), variant_group
     (styles that differ in color only; blank for the others) and domain (shop or phone; every style's photos take
-    ``phone_share`` of the second kind evenly). The same call again does nothing, or completes what was interrupted.
+    ``phone_share`` of the second kind evenly). With ``regions`` the pixels that show each of REGIONS are in
+    out/regions/<attribute>/<id>.png (``garments_regions``). The same call again does nothing, or completes what was
+    interrupted.
     InputError: numbers out of range, or ``out`` holds anything else.
     """
     if photos < 1 or photos_per_style < 1 or seed < 0 or not 0 <= phone_share <= 1:
@@ -60,7 +66,7 @@ def generate(
         "photos_per_style": photos_per_style,
         "phone_share": phone_share,
         "size": list(SIZE),
-    }
+    } | ({"regions": list(REGIONS)} if regions else {})
     _claim(out, recipe)
     folder = out / "photos"
     present = {name for name in os.listdir(folder) if name.endswith(".jpg")}
@@ -75,7 +81,10 @@ def generate(
         phone = int((number + 1) * phone_share) > int(number * phone_share)
         domain = "phone" if phone else "shop"
         if f"{name}.jpg" not in present:
-            image = draw(garment, photo_rng(seed, style, photo), domain)
+            if regions:
+                image = _with_regions(garment, photo_rng(seed, style, photo), domain, out / "regions", name)
+            else:
+                image = draw(garment, photo_rng(seed, style, photo), domain)
             target = f"{folder}/{name}.jpg"
             image.save(f"{target}.part", "JPEG", quality=_QUALITY)
             os.replace(f"{target}.part", target)
@@ -89,6 +98,16 @@ def generate(
         os.fsync(file.fileno())
     partial.replace(out / "labels.csv")
     return out
+
+
+def _with_regions(garment: Garment, rng: np.random.Generator, domain: str, folder: Path, name: str) -> Image.Image:
+    """The photo, once its masks are written."""
+    drawn = draw_regions(garment, rng, domain, reach=False)
+    for attribute in REGIONS:
+        if attribute in drawn.masks:
+            (folder / attribute).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn.masks[attribute]).save(folder / attribute / f"{name}.png")
+    return drawn.image
 
 
 def _claim(out: Path, recipe: dict[str, object]) -> None:

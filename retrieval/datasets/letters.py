@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from index.errors import InputError
+
+
+def values_in(cell: str | None) -> list[str]:
+    """The values in a cell of a multi-label column, none for a blank one: ``striped|floral`` (or ``;``) are two."""
+    return list(dict.fromkeys(value for part in re.split(r"[|;]", cell or "") if (value := part.strip())))
+
+
+def written(values: Iterable[str], has: Container[str], maybe: Container[str] = ()) -> str | None:
+    """A letter for each of ``values``: y if the photo has it, m if it may have it, else n. None, for no label, without
+    a y."""
+    letters = "".join("y" if value in has else "m" if value in maybe else "n" for value in values)
+    return letters if "y" in letters else None
 
 
 def targets(letters: Sequence[str | None], seed: int = 0) -> npt.NDArray[np.int8]:

@@ -7,7 +7,7 @@ harmony; it has one item of each of its kinds. Everything follows from the seed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ FORMALITIES = {
 CLOTHS = tuple(cloth for cloths in FORMALITIES.values() for cloth in cloths)
 HUES = 12  # on a wheel
 BLOCKS = {"shape": 24, "texture": 24, "color": 24}
+AT_ONCE = 32_768  # items of a stream together
 NOISE = 0.8  # length of the noise beside a prototype of length 1
 
 
@@ -58,13 +59,7 @@ def planted(outfits: int, items: int, seed: int = 0) -> Planted:
     drawn = [
         Item(*(int(rng.integers(n)) for n in (len(KINDS), len(CLOTHS), HUES))) for _ in range(items)
     ]  # fmt: skip
-    features = np.concatenate(
-        [
-            _blurred(_prototypes(size, dim, 11 * number + 1), np.array([item[number] for item in drawn]), rng)
-            for number, (size, dim) in enumerate(zip((len(KINDS), len(CLOTHS), HUES), BLOCKS.values(), strict=True))
-        ],
-        axis=1,
-    )
+    features = _features(np.array(drawn, np.int64), rng)
     by: dict[tuple[int, int, int], list[int]] = {}
     for row, item in enumerate(drawn):
         by.setdefault((item.kind, item.cloth // 3, item.hue), []).append(row)
@@ -78,6 +73,24 @@ def planted(outfits: int, items: int, seed: int = 0) -> Planted:
             found.append(tuple(row for row in rows if row is not None))
             styles.append(style)
     return Planted(features.astype(np.float16), drawn, found, styles)
+
+
+def stream(items: int, seed: int = 0) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]]:
+    """Random items without outfits, ``AT_ONCE`` at a time: (n, 3) kinds, cloths and hues, and features (n, D) as
+    ``planted`` has them. Any number of them, on the same prototypes."""
+    sizes = len(KINDS), len(CLOTHS), HUES
+    for start in range(0, items, AT_ONCE):
+        rng = np.random.default_rng([seed, 8, start])
+        codes = np.stack([rng.integers(size, size=min(AT_ONCE, items - start)) for size in sizes], axis=1)
+        yield codes, _features(codes, rng).astype(np.float16)
+
+
+def _features(codes: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Codes (n, 3) -> features (n, D): each block the value's prototype with noise, made unit."""
+    blocks = zip((len(KINDS), len(CLOTHS), HUES), BLOCKS.values(), strict=True)
+    return np.concatenate(
+        [_blurred(_prototypes(size, dim, 11 * i + 1), codes[:, i], rng) for i, (size, dim) in enumerate(blocks)], axis=1
+    )
 
 
 def _one(rows: Sequence[int], rng: np.random.Generator) -> int | None:

@@ -33,10 +33,11 @@ class DetectorSizes(Strict):
 
 
 class FitConfig(Strict):
-    """AdamW with warm-up and cosine; every photo is mirrored half of the time."""
+    """AdamW with warm-up and cosine; photos are varied as ``retrieval.detection.vary`` says."""
 
-    start: str | None = None  # an image model, by path or shipped name, whose backbone is taken over
+    start: str | None = None  # a detector that learns on, or an image model whose backbone is taken over; path or name
     steps: Annotated[int, Field(ge=1)] = 2000
+    input_size: Annotated[int, Field(ge=64, le=2048)] | None = None  # long side of what is trained on; the model's
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     backbone_rate: Annotated[float, Field(ge=0, le=1)] = 0.2  # factor on it for the backbone

@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from index.errors import InputError
 from retrieval.datasets.splits import held_out
 from retrieval.datasets.worn import BOXES, categories, read_worn
 from retrieval.detection.config import DetectorConfig
-from retrieval.photos import decode
 
 
 class Example(NamedTuple):
@@ -68,22 +67,3 @@ def gather(folder: str | Path, config: DetectorConfig) -> Examples:
 def pixels_of(image: Image.Image) -> Tensor:
     """An RGB image as the network takes it: (3, h, w) float32, 0 to 1."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
-def batch_of(examples: list[Example], rng: np.random.Generator) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Photos and targets as torchvision's detectors take them, each photo mirrored half of the time. PhotoError."""
-    images, targets = [], []
-    for example in examples:
-        image, boxes = decode(example.path).image, example.boxes
-        boxes = boxes.clip(0, np.array([image.width, image.height] * 2, np.float32))
-        if rng.random() < 0.5:
-            image, boxes = ImageOps.mirror(image), mirrored(boxes, image.width)
-        solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # a box beside the photo holds nothing of it
-        images.append(pixels_of(image))
-        targets.append({"boxes": torch.from_numpy(boxes[solid]), "labels": torch.from_numpy(example.labels[solid])})
-    return images, targets
-
-
-def mirrored(boxes: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
-    """The boxes (n, 4) in the mirrored photo."""
-    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1).astype(np.float32)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torchvision.models.detection import FasterRCNN
 
 from index.errors import ConfigError, ModelError, UnknownNameError
@@ -17,8 +18,8 @@ from retrieval import photos
 from retrieval.detection.config import DetectorConfig, parse
 from retrieval.detection.network import build
 from retrieval.models import sealed
-from retrieval.models.checkpoint import WEIGHTS
 
+WEIGHTS = Path(__file__).parent / "weights"  # what ships
 DEFAULT = "detector.safetensors"
 TRAIN = "train one: fsearch train-detector detector --photos STREET --out detector.safetensors"
 KIND = sealed.Kind("detector", 1, "a detector", TRAIN)
@@ -96,10 +97,19 @@ def write(path: Path, net: FasterRCNN, config: DetectorConfig, facts: dict[str, 
 def locate(name: str | Path | None = None) -> Path:
     """A detector by path, or the shipped one, if there is one. ModelError says how to train one."""
     path = Path(name if name is not None else DEFAULT)
-    for candidate in (path, WEIGHTS / path.name):
+    for candidate in (path, WEIGHTS / path.name, WEIGHTS / f"{path}.safetensors"):
         if candidate.is_file():
             return candidate
     raise ModelError(f"no detector {str(path)!r}: {TRAIN}")
+
+
+def is_detector(name: str | Path) -> bool:
+    """Whether it is a detector's file, or the name of the shipped one."""
+    try:
+        with safe_open(str(locate(name)), framework="pt") as file:
+            return f"fsearch.{KIND.key}" in (file.metadata() or {})
+    except (ModelError, SafetensorError, OSError):
+        return False
 
 
 def read(name: str | Path | None = None) -> Detector:

@@ -69,12 +69,21 @@ def build(sizes: DetectorSizes, classes: int) -> FasterRCNN:
         rpn_anchor_generator=AnchorGenerator(anchors, (RATIOS,) * len(SIDES)),
         rpn_pre_nms_top_n_train=500, rpn_post_nms_top_n_train=300,
         rpn_pre_nms_top_n_test=300, rpn_post_nms_top_n_test=SEEN,
-        box_roi_pool=MultiScaleRoIAlign([str(i) for i in range(len(SIDES))], 7, 2),
+        box_roi_pool=_pool(),
         box_head=TwoMLPHead(sizes.channels * 49, sizes.hidden),
         box_predictor=FastRCNNPredictor(sizes.hidden, classes + 1),
-        box_batch_size_per_image=128,
+        box_batch_size_per_image=64,
         **limits,
     )  # fmt: skip
+
+
+def _pool() -> MultiScaleRoIAlign:
+    """torchvision's, told the maps' scales by a square photo: it keeps those that it reads off the first photo it
+    sees, and misreads them where padding makes much of the height, as in a panorama."""
+    pool = MultiScaleRoIAlign([str(i) for i in range(len(SIDES))], 7, 2)
+    maps = {str(i): torch.zeros(1, 1, 32 >> i, 32 >> i) for i in range(len(SIDES))}
+    pool(maps, [torch.zeros(1, 4)], [(256, 256)])
+    return pool
 
 
 def _torchvision(sizes: DetectorSizes, classes: int, limits: dict[str, Any]) -> FasterRCNN:
@@ -91,6 +100,11 @@ def _torchvision(sizes: DetectorSizes, classes: int, limits: dict[str, Any]) -> 
     head: Any = net.roi_heads
     head.box_predictor = FastRCNNPredictor(head.box_predictor.cls_score.in_features, classes + 1)
     return net
+
+
+def resize_to(net: FasterRCNN, side: int) -> None:
+    """Photos are brought to this long side from now on."""
+    net.transform.min_size, net.transform.max_size = (side,), side
 
 
 def freeze(net: FasterRCNN, stages: int) -> None:

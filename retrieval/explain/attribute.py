@@ -24,6 +24,8 @@ DIGITS = 5
 class Explanation:
     """Why a head says ``value`` of a photo, or how it could.
 
+    probabilities: of sum 1 where values are exclusive; of a multi-label attribute each on its own. predicted: of such
+    a one all values above its threshold, joined by "|", "" where there is none.
     heat: (h, w) float32, over the photo at the scale that the network saw it, 0 to 1 at its highest; 0
     everywhere where nothing speaks for the value. box: around the largest connected component of what reaches half the
     highest heat, in pixels of the upright photo; None without heat. peak: x, y of the highest heat, likewise.
@@ -64,9 +66,9 @@ def explain(
     sources: Sequence[photos.Source],
     attribute: str,
     value: str | None = None,
-    method: heats.Method = "layer-cam",
+    method: heats.Method = "head-cam",
 ) -> list[Explanation]:
-    """Explain one attribute of each photo: its predicted value, or ``value``. Names as in the model's vocabulary.
+    """Explain one attribute of each photo: its likeliest value, or ``value``. Names as in the model's vocabulary.
 
     The photos are decoded and embedded as for a gallery. Many at once give what one by one would. Raises PhotoError at
     the first that cannot be read, ModelError for features that are not finite, MissingDependencyError without captum.
@@ -77,6 +79,10 @@ def explain(
     values = model.vocabulary[attribute]
     probabilities, features = _seen(model, pixels, attribute)
     best = probabilities.argmax(axis=1)
+    setting = model.config.model.attributes[attribute]
+    predicted = [values[code] for code in best]
+    if setting.multi:
+        predicted = ["|".join(np.array(values)[row > setting.threshold]) for row in probabilities]
     codes = best if value is None else np.full(len(pixels), values.index(value))
     maps = heats.attribute_heat(net, pixels, attribute, codes, method)
     areas = [places.area_of(each.width, each.height, size) for each in loaded]
@@ -94,7 +100,7 @@ def explain(
                 method=method,
                 attribute=attribute,
                 value=values[codes[i]],
-                predicted=values[best[i]],
+                predicted=predicted[i],
                 probabilities={name: float(p) for name, p in zip(values, probabilities[i], strict=True)},
                 width=photo.width,
                 height=photo.height,
@@ -110,13 +116,14 @@ def explain(
 @torch.inference_mode()
 def _seen(model: Model, pixels: photos.Pixels, attribute: str) -> tuple[np.ndarray, torch.Tensor]:
     """The head's probabilities (n, V) float32 and the last feature map (n, C, h, w)."""
-    net = model.net
+    net, multi = model.net, model.config.model.attributes[attribute].multi
     where = next(net.parameters()).device
     probabilities, features = [], []
     for start in range(0, len(pixels), heats.BATCH):
         batch = torch.from_numpy(pixels[start : start + heats.BATCH]).permute(0, 3, 1, 2).to(where)
         features.append(net.feature_maps(batch)[0])
-        probabilities.append(torch.softmax(net(batch).logits[attribute].float(), dim=1).cpu().numpy())
+        logits = net(batch).logits[attribute].float()
+        probabilities.append((torch.sigmoid(logits) if multi else torch.softmax(logits, dim=1)).cpu().numpy())
     told = np.concatenate(probabilities)
     if not np.isfinite(told).all():
         raise ModelError(f"{model.path}: gives features that are not finite; its training diverged, train again")

@@ -1,9 +1,10 @@
 """Heat maps: which places of a photo raised a network's answer. The gradients are captum's, an optional library.
 
-Two methods. ``grad-cam``: of the last feature map T, ReLU(sum_k a_k T_k), a_k the mean of dy/dT_k over the map
-(Selvaraju et al. 2017). ``layer-cam``, the default: sum_k ReLU(T_k dy/dT_k), cell by cell (LayerCAM, Jiang et al.
-2021), of the last map and of the one of an eighth of the photo, each scaled to 1 at its highest, and multiplied: the
-last map knows what matters, the other one where (docs/explain.md has the figures of both).
+``grad-cam``: of the last feature map T, ReLU(sum_k a_k T_k), a_k the mean of dy/dT_k over the map (Selvaraju et al.
+2017). ``layer-cam``: sum_k ReLU(T_k dy/dT_k), cell by cell (LayerCAM, Jiang et al. 2021), of the last map and of the
+one of an eighth of the photo, each scaled to 1 at its highest, and multiplied: the last map knows what matters, the
+other one where. ``head-cam``, of attributes alone and their default: the same, but of the last map the share of each
+cell in what the head takes from it (``AttributeBlock.shares``). docs/explain.md has the figures of all three.
 
 A map has one number for each cell of a feature map. Cell i of a convolutional network with odd kernels and "same"
 padding looks at a neighbourhood centred on pixel i x stride, not on the middle of tile i; ``grown`` puts it there.
@@ -25,12 +26,12 @@ from retrieval.models.network import GarmentNet
 from retrieval.photos import Pixels
 
 Maps = npt.NDArray[np.float32]
-Method: TypeAlias = Literal["layer-cam", "grad-cam"]
+Method: TypeAlias = Literal["head-cam", "layer-cam", "grad-cam"]
 BATCH = 64
 
 
 def attribute_heat(
-    net: GarmentNet, pixels: Pixels, attribute: str, codes: npt.NDArray[np.int64], method: Method = "layer-cam"
+    net: GarmentNet, pixels: Pixels, attribute: str, codes: npt.NDArray[np.int64], method: Method = "head-cam"
 ) -> Maps:
     """Heat of the logits of ``codes``, one value number for each photo.
 
@@ -38,11 +39,16 @@ def attribute_heat(
     everywhere: no place raised it. ``net`` is in eval mode; its hooks are as before afterwards. MissingDependencyError
     without captum.
     """
-    return _heat(net, lambda photos: net(photos).logits[attribute], pixels, torch.from_numpy(codes), None, method)
+    answer, wanted = (lambda photos: net(photos).logits[attribute]), torch.from_numpy(codes)
+    return _heat(net, answer, pixels, wanted, None, method, net.attributes[attribute])
 
 
 def block_heat(
-    net: GarmentNet, pixels: Pixels, block: str, directions: npt.NDArray[np.float32], method: Method = "layer-cam"
+    net: GarmentNet,
+    pixels: Pixels,
+    block: str,
+    directions: npt.NDArray[np.float32],
+    method: Literal["layer-cam", "grad-cam"] = "layer-cam",
 ) -> Maps:
     """Heat of <q_b, f_b(x)>, the similarity of one block to ``directions``, (n, D_b); as ``attribute_heat``.
 
@@ -64,6 +70,7 @@ def _heat(
     codes: Tensor | None,
     asked: Tensor | None,
     method: Method,
+    head: Any = None,
 ) -> Maps:
     where = next(net.parameters()).device
     captum, stages = _captum(), list(net.body)
@@ -77,8 +84,11 @@ def _heat(
             cam = captum.LayerGradCam(answer, stages[-1])
             found = [cam.attribute(photos, target, more, relu_attributions=True)]  # (n, 1, h, w)
         else:
-            product = captum.LayerGradientXActivation(answer, [stages[net.taps[8]], stages[-1]])
+            layers = [stages[net.taps[8]], *([stages[-1]] if method == "layer-cam" else [])]
+            product = captum.LayerGradientXActivation(answer, layers)
             found = [each.clamp(min=0).sum(dim=1, keepdim=True) for each in product.attribute(photos, target, more)]
+        if method == "head-cam":
+            found.append(head.shares(net.feature_maps(photos)[0])[:, None])  # with gradients on: never in bfloat16
         size = pixels.shape[1]
         both = [grown(each.detach().float().cpu().numpy()[:, 0], size) for each in found]
         maps.append(normal(np.prod([normal(each) for each in both], axis=0)))

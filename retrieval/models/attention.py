@@ -63,6 +63,10 @@ class CBAM(nn.Module):
 class Mean(nn.Module):
     """What CBAM is where there is no attention."""
 
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x as (n, h, w, c) and a gate (n, h, w) that is 1 everywhere."""
+        return x.permute(0, 2, 3, 1), torch.ones_like(x[:, 0])
+
     def pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Global average pool of (n, c, h, w), (n, c), and a gate (n, h, w) that is 1 everywhere."""
         return x.mean(dim=(2, 3)), torch.ones_like(x[:, 0])
@@ -80,11 +84,15 @@ class ShallowPool(nn.Module):
         self.norm = nn.BatchNorm1d(2 * channels)
         self.project = nn.Linear(2 * channels, dim)
 
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+    def means(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Gated and plain mean, normalised: (n, 2c)."""
         weight = F.interpolate(gate[:, None], size=x.shape[-2:], mode="bilinear").flatten(2)  # (n, 1, hw)
         weight = weight / (weight.sum(dim=2, keepdim=True) + 1e-4)
         flat = x.permute(0, 2, 3, 1).flatten(1, 2)  # (n, hw, c)
-        return self.project(self.norm(torch.cat(((weight @ flat)[:, 0], flat.mean(dim=1)), dim=1)))
+        return self.norm(torch.cat(((weight @ flat)[:, 0], flat.mean(dim=1)), dim=1))
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return self.project(self.means(x, gate))
 
 
 class LocalBranch(nn.Module):

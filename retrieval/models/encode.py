@@ -20,8 +20,8 @@ class Encoded(NamedTuple):
     """Embeddings of n photos: ``units`` (n, D) float32, every block of length 1; ``norms`` (n, B) float32, the blocks'
     raw lengths; ``predicted``: attribute -> the head's value for each photo; ``sure``: its softmax probability.
 
-    Of a multi-label attribute, predicted are all values of a probability above 0.5, joined by "|", or None for none of
-    them; sure is the probability of the whole answer, were its values independent."""
+    Of a multi-label attribute, predicted are all values of a probability above its threshold, joined by "|", or None
+    for none of them; sure is the probability of the whole answer, were its values independent."""
 
     units: npt.NDArray[np.float32]
     norms: npt.NDArray[np.float32]
@@ -45,13 +45,12 @@ def encode(model: Model, pixels: npt.NDArray[np.uint8]) -> Encoded:
     predicted, sure = {}, {}
     for name, logits in output.logits.items():
         values = model.memory.vocabulary[name]
-        if model.config.model.attributes[name].multi:
+        if (attribute := model.config.model.attributes[name]).multi:
             chance = torch.sigmoid(logits.float())
-            chosen = (chance > 0.5).cpu().numpy()
-            predicted[name] = [
-                "|".join(v for v, said in zip(values, row, strict=True) if said) or None for row in chosen
-            ]
-            sure[name] = torch.where(chance > 0.5, chance, 1 - chance).prod(dim=1).cpu().numpy()
+            said = chance > attribute.threshold
+            chosen = said.cpu().numpy()
+            predicted[name] = ["|".join(v for v, has in zip(values, row, strict=True) if has) or None for row in chosen]
+            sure[name] = torch.where(said, chance, 1 - chance).prod(dim=1).cpu().numpy()
             continue
         best, code = torch.softmax(logits.float(), dim=1).max(dim=1)
         predicted[name] = [values[i] for i in code.tolist()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,13 @@ SHALLOW = (4, 8)  # photo over map of the earlier maps whose means attribute blo
 
 class Features(NamedTuple):
     """``blocks``: raw (n, D_b) float32 by block name, look first; ``logits``: (n, V_a) by attribute; ``styles``: (n, S)
-    of each part of look or parts, by block, while they are trained."""
+    of each part of look or parts, by block, while they are trained; ``shares``: see AttributeBlock, by attribute, while
+    regions are taught."""
 
     blocks: dict[str, Tensor]
     logits: dict[str, Tensor]
     styles: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
+    shares: dict[str, Tensor] | None = None
 
 
 class AttributeBlock(nn.Module):
@@ -44,21 +46,38 @@ class AttributeBlock(nn.Module):
     def __init__(self, channels: int, shallow: Sequence[int], dim: int, values: int, reduction: int | None) -> None:
         super().__init__()
         self.attend = CBAM(channels, reduction) if reduction else Mean()
-        self.shallow = nn.ModuleList(ShallowPool(c, 2 * dim) for c in shallow)
+        self.shallow: Any = nn.ModuleList(ShallowPool(c, 2 * dim) for c in shallow)
         self.hidden = nn.Linear(channels, 2 * dim)
         self.project = nn.Linear(2 * dim, dim)
         self.prototypes = nn.Parameter(torch.randn(values, dim) * dim**-0.5)
         self.bias = nn.Parameter(torch.zeros(values))
         self.scale = nn.Parameter(torch.tensor(10.0))
 
-    def forward(self, x: Tensor, shallow: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def pooled(self, x: Tensor, shallow: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the linear layers see: the mean of T after CBAM (n, c), and those of each earlier map (n, 2 c')."""
         pooled, gate = self.attend.pooled(x)
-        hidden = self.hidden(pooled)
-        for pool, earlier in zip(self.shallow, shallow, strict=True):
-            hidden = hidden + pool(earlier, gate)
+        return pooled, *(pool.means(earlier, gate) for pool, earlier in zip(self.shallow, shallow, strict=True))
+
+    def score(self, pooled: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Raw features (n, dim) and logits (n, values) of what ``pooled`` gives."""
+        hidden = self.hidden(pooled[0])
+        for pool, means in zip(self.shallow, pooled[1:], strict=True):
+            hidden = hidden + pool.project(means)
         raw = self.project(F.relu(hidden))
         cosine = F.normalize(raw, dim=1) @ F.normalize(self.prototypes, dim=1).T
         return raw, self.scale * cosine + self.bias
+
+    def forward(self, x: Tensor, shallow: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.score(self.pooled(x, shallow))
+
+    def shares(self, x: Tensor) -> Tensor:
+        """How much each cell of the map adds to the hidden layer, (n, c, h, w) -> (n, h, w) of sum 1.
+
+        The hidden layer is the mean of W y_i over cells, y_i the attended cell: the share is |W y_i| over their sum.
+        """
+        y, gate = self.attend.attend(x)  # (n, h, w, c), (n, h, w)
+        length = gate * torch.linalg.vector_norm(F.linear(y, self.hidden.weight), dim=3)
+        return length / length.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6)
 
 
 class GarmentNet(nn.Module):
@@ -79,6 +98,7 @@ class GarmentNet(nn.Module):
         self.config = config
         self.stem, self.body = base.stem, base.body
         self.quick = False
+        self.telling = False  # shares, too: training sets it where regions are taught
         self.taps = {stride: at for stride, (at, _) in base.shallow.items()}  # where in the body the earlier maps are
         shallow = [base.shallow[stride][1] for stride in SHALLOW]
         self.bottom = CBAM(base.stem_channels, config.reduction) if config.attention == "all" else nn.Identity()
@@ -132,10 +152,21 @@ class GarmentNet(nn.Module):
         blocks, logits = {LOOK: look}, {}
         if self.parts is not None:
             blocks[PARTS] = self.parts(x)
-        earlier = [shallow[stride] for stride in SHALLOW] if self.config.shallow else []
         for name, block in self.attributes.items():
-            blocks[name], logits[name] = block(x, earlier)
-        return Features(blocks, logits, {name: heads(blocks[name]) for name, heads in self.style_heads.items()})
+            blocks[name], logits[name] = block(x, self._earlier(shallow))
+        heads: Any = self.attributes
+        shares = {name: head.shares(x) for name, head in heads.items()} if self.telling else None
+        styles = {name: head(blocks[name]) for name, head in self.style_heads.items()}
+        return Features(blocks, logits, styles, shares)
+
+    def pooled(self, photos: Tensor) -> dict[str, tuple[Tensor, ...]]:
+        """What the linear layers of each attribute's block see of photos (n, 3, s, s)."""
+        x, shallow = self.feature_maps(photos)
+        blocks: Any = self.attributes
+        return {name: block.pooled(x, self._earlier(shallow)) for name, block in blocks.items()}
+
+    def _earlier(self, shallow: dict[int, Tensor]) -> list[Tensor]:
+        return [shallow[stride] for stride in SHALLOW] if self.config.shallow else []
 
 
 def block_dims(config: ModelConfig) -> dict[str, int]:

@@ -28,6 +28,7 @@ class TextConfig(Strict):
     dim: Annotated[int, Field(ge=4, le=4096)] = 512
     margin: Annotated[float, Field(gt=0)] = 0.2
     min_count: Annotated[int, Field(ge=1)] = 3  # rarer words are not learned
+    aliases: dict[str, str] = {}  # what people type -> what titles say, beside the image model's aliases of values
     steps: Annotated[int, Field(ge=1)] = 3000
     batch: Annotated[int, Field(ge=2)] = 256
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3

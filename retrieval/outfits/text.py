@@ -75,6 +75,8 @@ class Words:
         codes = []
         for text in texts:
             found, unknown = self.codes(text)
+            if not (found or unknown):
+                raise InputError("the text is empty; name a garment, its color")
             if not found:
                 near = [each for word in unknown for each in get_close_matches(word, self.known, n=2, cutoff=0.6)]
                 offer = f"; nearest: {', '.join(near)}" if near else ""

@@ -169,9 +169,15 @@ def train(
         "text": told,
         "outfits": report(draft, data, config),
     }
-    aliases = {said: meant for known_ in image.search.value_aliases.values() for said, meant in known_.items()}
+    aliases = _aliases(config, image)
     made = models.write(out, net, words, config, blocks, aspects, draft.image, pool, read, facts, aliases)
     return facts | {"fingerprint": made}
+
+
+def _aliases(config: OutfitConfig, image: Config) -> dict[str, str]:
+    """What people type -> words of titles and labels: the image model's aliases of values, and the config's own."""
+    values = {said: meant for known in image.search.value_aliases.values() for said, meant in known.items()}
+    return values | config.text.aliases
 
 
 def _words(
@@ -191,8 +197,7 @@ def _words(
         [titles[i] for i in learned], [said[i] for i in learned], catalogue.features[learned], config.text,
         config.training.seed, progress,
     )  # fmt: skip
-    aliases = {said_: meant for values in image.search.value_aliases.values() for said_, meant in values.items()}
-    words = text.Words(net, known, aliases)
+    words = text.Words(net, known, _aliases(config, image))
     asked = np.array([i for i in test if words.codes(titles[i])[0]], np.int64)
     told: dict[str, Any] = {"words": len(known), "texts": len(learned), "asked": len(asked)}
     if len(asked):
@@ -222,13 +227,19 @@ def report(model: models.OutfitModel, data: Data, config: OutfitConfig) -> dict[
         told["composed"] = judged(scores, _rows(composed), data.catalogue, data.slots, wrong)
         told["composed"]["explained"] = _explained(model, data, scores["outfit model"])
     if data.published is not None:
-        asked, pairs = data.published.questions, data.published.pairs
-        told["published"] = {"questions": len(asked), "pairs": len(pairs), "chance": {"fitb": 0.25, "auc": 0.5}}
-        for method, score in scores.items():
-            told["published"][method] = {"fitb": round(judge.fill_in_blank(score, asked), 4)} if asked else {}
-            told["published"][method] |= {"auc": round(judge.compatibility(score, pairs), 4)} if pairs else {}
+        told["published"] = answered(scores, data.published)
     if data.dressed:
         told["worn"] = judged(scores, data.dressed, data.worn, data.slots)
+    return told
+
+
+def answered(scores: Mapping[str, judge.Score], published: Published) -> dict[str, Any]:
+    """The published questions and compatibility lines, answered by every method."""
+    asked, pairs = published.questions, published.pairs
+    told: dict[str, Any] = {"questions": len(asked), "pairs": len(pairs), "chance": {"fitb": 0.25, "auc": 0.5}}
+    for method, score in scores.items():
+        told[method] = {"fitb": round(judge.fill_in_blank(score, asked), 4)} if asked else {}
+        told[method] |= {"auc": round(judge.compatibility(score, pairs), 4)} if pairs else {}
     return told
 
 

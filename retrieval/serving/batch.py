@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -13,11 +15,14 @@ from tqdm import tqdm
 from index.errors import FsearchError, InputError
 from index.files import atomic_path
 from retrieval import query as q
+from retrieval.datasets.records import Cropped
 from retrieval.datasets.tables import read_table
 from retrieval.engine import Engine, Result
 from retrieval.query import Request
 
-COLUMNS = ("id", "photo", "set", "from", "where", "weight", "drop", "exclude", "one_per", "min_score", "text")
+COLUMNS = ("id", "photo", "set", "from", "where", "weight", "drop", "exclude", "one_per", "min_score", "text", "box")
+Box = tuple[int, int, int, int]
+FRAME = pa.field("box", pa.string())  # in the results, where a part of a photo is asked
 SCHEMA = pa.schema(
     [("query", pa.int64()), ("rank", pa.int32()), ("id", pa.string()), ("score", pa.float32()), ("error", pa.string())]
 )
@@ -32,14 +37,18 @@ def run_batch(
     recall: float | None = None,
     offset: int = 0,
     progress: bool = False,
+    find: Callable[[Path], Box | None] | None = None,
 ) -> tuple[int, int]:
     """Answer every query of a CSV or Parquet file; returns how many were answered and how many failed.
 
     queries: columns ``id`` (a gallery row, which does not answer itself), ``photo`` (a path, relative to the file) or
     ``text``, which may stand beside either; optional ``set`` ("color=gray;sleeve=long"), ``from``, ``where``,
-    ``weight``, ``drop``, ``exclude``, ``one_per``, ``min_score``. out: ``query`` (row number in the file, from 0),
-    ``rank`` (from 1), ``id``, ``score``, ``error``; a
-    query that fails has one row with rank 0 and its reason, one that finds nothing has none. Written all or nothing.
+    ``weight``, ``drop``, ``exclude``, ``one_per``, ``min_score``, ``box`` ("x,y,w,h", the part of the photo that is
+    asked). find: the part of a photo to ask where the file gives none, such as a detector's, or None for all of it.
+
+    out: ``query`` (row number in the file, from 0), ``rank`` (from 1), ``id``, ``score``, ``error``, and with a column
+    box or find ``box``, the part that was asked; a query that fails has one row with rank 0 and its reason, one that
+    finds nothing has none. Written all or nothing.
 
     Raises InputError for a file that cannot be used as a whole.
     """
@@ -51,22 +60,52 @@ def run_batch(
     if unknown := sorted(set(table.column_names) - set(COLUMNS)):
         raise InputError(f"{queries}: unknown column {', '.join(unknown)}; known: {', '.join(COLUMNS)}")
     failed = 0
+    schema = SCHEMA.append(FRAME) if find is not None or "box" in table.column_names else SCHEMA
     with (
         atomic_path(out) as temporary,
-        _writer(out, temporary) as writer,
+        _writer(out, temporary, schema) as writer,
         tqdm(total=table.num_rows, desc="queries", unit="query", disable=None if progress else True) as bar,
     ):
         for start in range(0, table.num_rows, AT_ONCE):
             rows = table.slice(start, AT_ONCE).to_pylist()
-            answers = _answers(engine, [_request(row, queries.parent) for row in rows], topk, recall, offset)
+            asked = [_asked(row, queries.parent, find) for row in rows]
+            answers = _answers(engine, [each.request for each in asked], topk, recall, offset)
             failed += sum(isinstance(answer, FsearchError) for answer in answers)
-            writer.write(_rows(start, answers))
+            writer.write(_rows(start, answers, [each.box for each in asked], schema))
             bar.update(len(rows))
     return table.num_rows - failed, failed
 
 
-def _writer(out: Path, temporary: Path) -> pacsv.CSVWriter | pq.ParquetWriter:
-    return pacsv.CSVWriter(temporary, SCHEMA) if out.suffix.lower() == ".csv" else pq.ParquetWriter(temporary, SCHEMA)
+def _writer(out: Path, temporary: Path, schema: pa.Schema) -> pacsv.CSVWriter | pq.ParquetWriter:
+    return pacsv.CSVWriter(temporary, schema) if out.suffix.lower() == ".csv" else pq.ParquetWriter(temporary, schema)
+
+
+class _Asked(NamedTuple):
+    """A line of the file as a request, or what is wrong with it, and the part of its photo that is asked: x,y,w,h."""
+
+    request: Request | FsearchError
+    box: str | None = None
+
+
+def _asked(row: dict[str, str | None], folder: Path, find: Callable[[Path], Box | None] | None) -> _Asked:
+    request = _request(row, folder)
+    if isinstance(request, FsearchError) or (find is None and not row.get("box")):
+        return _Asked(request)
+    photo, box = request.photo, row.get("box")
+    try:
+        if not isinstance(photo, Path):
+            if box:
+                raise InputError("a box is of a photo, and there is none")
+            return _Asked(request)
+        if box:
+            part = Cropped.of(photo, box)
+        elif find is None or (found := find(photo)) is None:
+            return _Asked(request)
+        else:
+            part = Cropped(photo, found)
+        return _Asked(replace(request, photo=part), ",".join(map(str, part.box)))
+    except FsearchError as error:
+        return _Asked(error)
 
 
 def _request(row: dict[str, str | None], folder: Path) -> Request | FsearchError:
@@ -131,13 +170,15 @@ def _solve(
         ]
 
 
-def _rows(first: int, answers: Sequence[Result | FsearchError]) -> pa.Table:
-    lines: list[tuple[int, int, str | None, float | None, str | None]] = []
-    for number, answer in enumerate(answers, first):
+def _rows(
+    first: int, answers: Sequence[Result | FsearchError], boxes: Sequence[str | None], schema: pa.Schema
+) -> pa.Table:
+    lines: list[tuple[int, int, str | None, float | None, str | None, str | None]] = []
+    for number, (answer, box) in enumerate(zip(answers, boxes, strict=True), first):
         if isinstance(answer, FsearchError):
-            lines.append((number, 0, None, None, " ".join(str(answer).split())))
+            lines.append((number, 0, None, None, " ".join(str(answer).split()), box))
         else:
-            lines += [(number, hit.rank, hit.id, hit.score, None) for hit in answer.hits]
+            lines += [(number, hit.rank, hit.id, hit.score, None, box) for hit in answer.hits]
     return pa.table(
-        [pa.array([line[i] for line in lines], field.type) for i, field in enumerate(SCHEMA)], schema=SCHEMA
+        [pa.array([line[i] for line in lines], field.type) for i, field in enumerate(schema)], schema=schema
     )

@@ -64,7 +64,7 @@ def _row(engine: Engine, group: Group) -> Row:
     for hit, score, copy in zip(engine.describe(rows), group.scores, group.copy, strict=False):
         lines = [f"score: {score:.3f}"] * bool(tiles) + ["file: the same"] * copy
         lines += [f"{name}: {value}" for name, value in hit.shown().items()]
-        tiles.append(Tile(engine.photo_path(hit.path), hit.id, tuple(lines)))
+        tiles.append(Tile(engine.photo_of(hit), hit.id, tuple(lines)))
     same = f", {sum(group.copy)} the same file" if any(group.copy) else ""
     left = f"{len(group.rows) - len(rows)} more not shown" if len(group.rows) > len(rows) else ""
     return Row(f"{len(group.rows)} photos{same}", tiles[0], tuple(tiles[1:]), left, ("file",), first=0, role="first")

@@ -56,7 +56,7 @@ def _row(source: Path, found: Explanation) -> Row:
     photo = photos.decode(source, long_side=480).image
     size = found.width, found.height
     strength = np.linalg.norm(found.representation, axis=0)  # (7, 7)
-    told = [f"predicted: {found.predicted}"] if found.predicted != found.value else []
+    told = [f"predicted: {found.predicted or 'none'}"] if found.predicted != found.value else []
     where = "no place of the photo speaks for it" if found.box is None else "heat: where the photo speaks for it"
     return Row(
         f"{found.attribute}: {found.value} ({found.probabilities[found.value]:.2f})",
@@ -111,8 +111,8 @@ def why_rows(
         source, title = reference if box is None else Cropped(reference, box), reference.name
     else:
         asked = engine.describe([engine.gallery.row_of(reference)])[0]
-        source, title = engine.photo_path(asked.path), asked.id
-    sources = [source, *(engine.photo_path(hit.path) for hit in result.hits)]
+        source, title = engine.photo_of(asked), asked.id
+    sources = [source, *(engine.photo_of(hit) for hit in result.hits)]
     rows = np.array([engine.gallery.row_of(hit.id) for hit in result.hits])
     units = engine.gallery.vectors(rows).astype(np.float32)
     found = []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image, ImageDraw, ImageFont
+
+from retrieval.serving.picture import EDITED, INK, PAGE, QUIET, TONES, drawable
 from retrieval.serving.sheet import Row, Tile, save_sheet
+from retrieval.serving.tiles import shorten
 from retrieval.stylist import Explained, Piece, Scored
 
 
@@ -19,15 +23,28 @@ def save_outfits(path: Path, outfits: Sequence[Scored], title: str) -> None:
 
 
 def save_explained(path: Path, found: Explained) -> None:
-    """The outfit with each item's influence by aspect, the worst marked; then the worst beside its replacements."""
+    """The outfit, the worst item marked; below each item its influence by aspect as bars; then the worst item beside
+    its replacements."""
     outfit = found.outfit
-    items = []
+    most = max(abs(value) for values in found.influence.values() for value in values)
+    items, below = [], []
     for i, piece in enumerate(outfit.pieces):
-        told = [f"{name}: {values[i]:+.3f}" for name, values in found.influence.items()]
-        items.append(_tile(piece, told, *(("miss", "worst") if i == found.worst else ())))
+        mark = ("miss", "worst") if i == found.worst else ()
+        own = {name: values[i] for name, values in found.influence.items()}
+        told = tuple(f"{name}: {value:+.3f}" for name, value in own.items())
+        items.append(_tile(piece, (), *mark))
+        marked = found.aspect if i == found.worst else ""
+        below.append(Tile(influence_bars(own, most, marked), piece.name, told, *mark))
     worst = outfit.pieces[found.worst]
     heading = f"{_heading(outfit)}: {worst.slot} fits worst, for its {found.aspect}"
-    rows = [Row(heading, items[0], tuple(items[1:]), edited=(found.aspect,), first=0, role=outfit.pieces[0].slot)]
+    rows = [
+        Row(heading, items[0], tuple(items[1:]), first=0, role=outfit.pieces[0].slot),
+        Row(
+            "What each item adds", below[0], tuple(below[1:]),
+            "A bar to the right raises the score, to the left it lowers it.",
+            (found.aspect,), first=0, role="influence",
+        ),
+    ]  # fmt: skip
     if found.better:
         shown = [
             _tile(each.pieces[found.worst], [f"score: {each.score:.2f}"], "hit", "better") for each in found.better
@@ -37,8 +54,29 @@ def save_explained(path: Path, found: Explained) -> None:
         rows.append(
             Row(named, _tile(worst, [f"score: {outfit.score:.2f}"]), tuple(shown), note, ("score",), role="worst")
         )
-    facts = {"influence": "gradient x feature; below zero it lowers the score"}
-    save_sheet(path, rows, "fsearch outfit explain", facts)
+    save_sheet(path, rows, "fsearch outfit explain", {"influence": "gradient x feature"})
+
+
+def influence_bars(values: Mapping[str, float], most: float, marked: str = "") -> Image.Image:
+    """An item's influence by aspect: a bar each from the middle, right where it raises the score and left where it
+    lowers it; ``most`` fills a half. ``marked`` is set off."""
+    width, line, middle = 400, 470 // max(len(values), 5), 250
+    room = width - middle - 10
+    picture = Image.new("RGB", (width, 480), PAGE)
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(30)
+    for i, (name, value) in enumerate(values.items()):
+        top = 5 + i * line
+        if name == marked:
+            pen.rounded_rectangle((0, top, width - 1, top + line - 6), 8, EDITED)
+        center = top + line // 2 - 3
+        pen.text((6, center), drawable(shorten(name, 9)), INK if name == marked else QUIET, font, anchor="lm")
+        long = round(room * value / most) if most else 0
+        if long:
+            left, right = sorted((middle, middle + long))
+            pen.rectangle((left, center - 14, right, center + 14), TONES["hit" if value > 0 else "miss"])
+    pen.line((middle, 4, middle, 5 + line * len(values)), INK, 2)
+    return picture
 
 
 def _heading(outfit: Scored) -> str:

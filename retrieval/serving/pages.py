@@ -34,7 +34,7 @@ def save_result(
         query = Tile(image, reference.name, (*said, *_lines(result.reference)), "query")
     else:
         asked = engine.describe([engine.gallery.row_of(reference)])[0]
-        query = Tile(engine.photo_path(asked.path), asked.id, _lines(asked.shown(), result.reference), "query")
+        query = Tile(engine.photo_of(asked), asked.id, _lines(asked.shown(), result.reference), "query")
     edited = tuple(edit.attribute for edit in result.edits)
     words = "; ".join(f"{e.attribute}: {e.old or 'none'} -> {e.new}" for e in result.edits)
     words = "; ".join(filter(None, [words, text and f"text: {text}"])) or "more like this"
@@ -54,7 +54,7 @@ def save_result(
 def _tiles(engine: Engine, result: Result) -> tuple[Tile, ...]:
     return tuple(
         Tile(
-            engine.photo_path(hit.path),
+            engine.photo_of(hit),
             hit.id,
             (f"score: {hit.score:.3f}", *([f"= {hit.why(2)}"] if hit.shares else []), *_lines(hit.shown())),
         )
@@ -130,7 +130,7 @@ def save_bench(path: Path, engine: Engine, report: Mapping[str, Any], examples: 
 
 def _example(engine: Engine, example: Example) -> Row:
     known = engine.describe([example.row, *example.found])
-    tiles = [Tile(engine.photo_path(hit.path), hit.id, _lines(hit.shown())) for hit in known]
+    tiles = [Tile(engine.photo_of(hit), hit.id, _lines(hit.shown())) for hit in known]
     marks = ["hit" if right else "miss" for right in example.right]
     results = tuple(tile._replace(mark=mark) for tile, mark in zip(tiles[1:], marks, strict=True))
     old = known[0].attributes.get(example.attribute)

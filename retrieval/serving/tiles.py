@@ -84,7 +84,7 @@ def words_of(row: Row) -> Iterator[tuple[Tile, Words]]:
         if tile.mark not in MARKS:
             raise ValueError(f"a tile's mark is one of {MARKS}, not {tile.mark!r}")
         title = clean(tile.title)
-        mark, word = (tile.mark, tile.word or tile.mark) if place else ("query", row.role)
+        mark, word = (tile.mark, tile.word or tile.mark) if place else (tile.mark or "query", tile.word or row.role)
         rank = row.first + place - 1 if place and row.first else 0
         yield tile, Words(title, shorten(title, ID_CHARACTERS), tuple(_lines(tile.lines, edited)), mark, rank, word)
 

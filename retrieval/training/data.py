@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -16,8 +16,11 @@ from tqdm import tqdm
 from index.errors import InputError, PhotoError
 from retrieval import photos
 from retrieval.config import Config
+from retrieval.datasets.letters import targets, values_in, written
 from retrieval.datasets.records import Photo
+from retrieval.datasets.source import PhotoSource
 from retrieval.datasets.splits import held_out
+from retrieval.training import regions
 
 
 class PixelStore:
@@ -73,9 +76,10 @@ class PixelStore:
 class TrainingSet:
     """Photos that decode, with labels in vocabulary order.
 
-    ``codes`` (n, A) int64, -1 = no label; ``sets``: for each multi-label attribute (n, V) int64, 1 has, 0 lacks,
-    -1 no label, and its column of ``codes`` numbers the different sets; ``styles`` (n,) int64; ``validation`` (n,)
-    bool; ``rejected``: id, reason.
+    ``codes`` (n, A) int64, -1 = no label; ``sets``: for each multi-label attribute (n, V) int64, 1 has, 0 lacks (what
+    it may have is either, by a coin that the seed throws), -1 no label, and its column of ``codes`` numbers the
+    different sets; ``styles`` (n,) int64; ``validation`` (n,) bool; ``rejected``: id, reason; ``regions``: as
+    ``regions.read``, where the config names them.
     """
 
     ids: list[str]
@@ -86,6 +90,7 @@ class TrainingSet:
     vocabulary: dict[str, list[str]]
     rejected: list[tuple[str, str]]
     sets: dict[str, np.ndarray]
+    regions: np.ndarray | None = None
 
     def labels(self) -> np.ndarray:
         """(n, W) int8: all labels side by side, 1 where a photo has the value, W the sum of the vocabulary's sizes."""
@@ -106,7 +111,7 @@ def gather(source: Iterable[Photo], config: Config, progress: bool = False) -> T
         raise InputError("no photos to train on: check data.photos in the config")
     attributes = config.model.attributes
     columns = {name for record in records for name in record.attributes}
-    wanted = [*attributes, *config.data.style, *([config.data.split] if config.data.split else [])]
+    wanted = [*attributes, *config.data.style, *filter(None, (config.data.split, config.data.maybe))]
     if missing := [name for name in wanted if name not in columns]:
         raise InputError(
             f"the labels have no column {', '.join(missing)}, which the config names; "
@@ -126,25 +131,24 @@ def gather(source: Iterable[Photo], config: Config, progress: bool = False) -> T
     ids = [record.id for record in records]
     validation = held_out(groups, ids, config.data.holdout)
     if config.data.split is not None:
-        said = np.array([_part(record.attributes[config.data.split]) == "val" for record in records])
-        validation = said if said.any() else validation
+        val = np.array([_part(record.attributes[config.data.split]) == "val" for record in records])
+        validation = val if val.any() else validation
     names = [group or f"\0{name}" for group, name in zip(groups, ids, strict=True)]
     vocabulary: dict[str, list[str]] = {}
     codes = np.full((len(records), len(attributes)), -1, np.int64)
     sets: dict[str, np.ndarray] = {}
     for column, (name, attribute) in enumerate(attributes.items()):
-        cells = [_values(record.attributes.get(name), attribute.multi) for record in records]
+        said = [record.attributes.get(name) for record in records]
+        cells = [values_in(cell) if attribute.multi else [cell] if cell else [] for cell in said]
         counts = Counter(value for cell, held in zip(cells, validation, strict=True) if not held for value in cell)
         vocabulary[name] = [value for value, n in counts.most_common() if n >= attribute.min_count]
         if len(vocabulary[name]) < 2:
             raise InputError(f"attribute {name} has fewer than two values in the training labels: leave it out")
         code = {value: i for i, value in enumerate(vocabulary[name])}
         if attribute.multi:
-            sets[name] = np.full((len(records), len(code)), -1, np.int64)
-            for row, cell in enumerate(cells):
-                if known := [code[value] for value in cell if value in code]:
-                    sets[name][row] = 0
-                    sets[name][row, known] = 1
+            unsure = [values_in(r.attributes.get(config.data.maybe)) if config.data.maybe else () for r in records]
+            letters = [written(code, has, maybe) for has, maybe in zip(cells, unsure, strict=True)]
+            sets[name] = targets(letters, config.training.seed + column).astype(np.int64)
             number = np.unique(sets[name], axis=0, return_inverse=True)[1].reshape(-1)
             codes[:, column] = np.where((sets[name] < 0).any(axis=1), -1, number)
         else:
@@ -158,14 +162,16 @@ def gather(source: Iterable[Photo], config: Config, progress: bool = False) -> T
         vocabulary=vocabulary,
         rejected=rejected,
         sets=sets,
+        regions=_regions(source, config, ids),
     )
 
 
-def _values(cell: str | None, multi: bool) -> list[str]:
-    """The values in a label cell, none for a blank one; ``striped|floral`` (or ``;``) are two where it is multi."""
-    if not cell or not multi:
-        return [cell] if cell else []
-    return list(dict.fromkeys(value for part in re.split(r"[|;]", cell) if (value := part.strip())))
+def _regions(source: Iterable[Photo], config: Config, ids: Sequence[str]) -> np.ndarray | None:
+    """The masks of the folder that the config names, relative to the photos' own."""
+    if config.data.regions is None:
+        return None
+    root = source.root if isinstance(source, PhotoSource) else Path()
+    return regions.read(root / config.data.regions, ids, config.model.attributes, config.model.input_size)
 
 
 def _part(cell: str | None) -> str:

@@ -17,13 +17,14 @@ from retrieval.config import LOOK, PARTS, Config, fingerprint
 from retrieval.models import checkpoint, memory
 from retrieval.models.memory import Memory
 from retrieval.models.network import GarmentNet
-from retrieval.training import augment, losses, validate
+from retrieval.training import augment, losses, regions, validate
 from retrieval.training.curves import Curves, of_steps, save_report, writer
 from retrieval.training.data import TrainingSet
 from retrieval.training.edits import train_memory
 from retrieval.training.mined import Mined, MinedPairSampler, MinedSampler, mined_sampler
 from retrieval.training.parts import StyleHeads, style_classes
 from retrieval.training.processes import Runner, launch
+from retrieval.training.refit import refit
 from retrieval.training.sampling import Draw, IdSampler, PairSampler
 from retrieval.training.state import resume, save
 
@@ -70,6 +71,7 @@ def train(
     if classes.max() > 0:
         for name, widths in _learned_by_style(net, config).items():
             net.style_heads[name] = StyleHeads(widths, int(classes.max()) + 1).to(where)
+    net.telling = data.regions is not None
     optimizer = torch.optim.AdamW(_groups(net, config), lr=settings.learning_rate, fused=scaler is None)
     sampler = _sampler(data, rows, config, mined)
     weights = _weights(data, rows, settings.balance, where)
@@ -117,9 +119,12 @@ def train(
         return {}
     if best:
         net.load_state_dict(best)
+    net.telling = False
     net.style_heads.clear()  # they are for training alone, and in no checkpoint
     net.eval()
     labelled = rows if mined is None else rows[(data.codes[rows] >= 0).any(axis=1)]
+    if settings.refit:
+        refit(net, data, labelled, weights, settings.refit, settings.seed, progress)
     matrix = _memory(net, data, labelled, config, progress)
     facts = {"validation": _facts(net, data, matrix, settings.seed, progress), "photos": len(rows), "data": mark}
     if curves.validations:
@@ -222,7 +227,8 @@ def _batch(
     size: int | None,
     config: Config,
 ) -> Tensor:
-    """Augmented photos (n, 3, s, s) float32, of ``rows``; those of them that are ``recolored`` lose their color.
+    """Augmented photos (n, 3, s, s) float32, of ``rows``; those of them that are ``recolored`` lose their color. Where
+    there are regions their masks follow as A more channels, moved with the photos.
 
     s is the input size, or ``size``: most of the training on smaller photos, the rest on whole ones, learns as much in
     a fraction of the time (progressive resizing; Touvron et al. 2019 for why the last steps see the final size).
@@ -235,6 +241,8 @@ def _batch(
     broken = torch.from_numpy(recolored)
     if broken.any():
         views[broken] = augment.recolor(views[broken], generator)
+    if data.regions is not None:
+        views = torch.cat((views, regions.grown(data.regions[rows], views.shape[-1])), dim=1)
     return augment.move(views, generator, config.training.jitter) if shop else views
 
 
@@ -271,7 +279,7 @@ def _loss(
     net: nn.Module, batch: Tensor, broken: Tensor, labels: Labels, weights: list[Any], config: Config
 ) -> tuple[Tensor, dict[str, float]]:
     settings = config.training
-    output = net(batch)
+    output = net(batch[:, :3])
     classify, tuples = [], []
     for i, (name, attribute) in enumerate(config.model.attributes.items()):
         code = labels.codes[:, i].masked_fill(broken, -1) if attribute.color else labels.codes[:, i]
@@ -303,6 +311,11 @@ def _loss(
             if name in output.styles:
                 loss = losses.parts(output.styles[name], labels.classes)
                 total, told[told_as] = total + weight * loss, loss.item()
+    if output.shares is not None:
+        masks = batch[:, 3:].unbind(dim=1)
+        taught = [regions.loss(output.shares[name], mask) for name, mask in zip(output.shares, masks, strict=True)]
+        where = torch.stack(taught).mean()
+        total, told["regions"] = total + settings.regions * where, where.item()
     return total, told
 
 

@@ -134,6 +134,18 @@ def style_contrast(
     return F.cross_entropy(similarity, partner)
 
 
+def photo_contrast(scores: Tensor, has: Tensor) -> Tensor:
+    """Softmax over the batch's photos: each value must find the photos that have it.
+
+    An edited query asks it that way round (which photos are gray?), while cross entropy asks each photo for its value;
+    both directions at once as in CLIP (Radford et al. 2021). scores (n, V), has (n, V) bool: mean over the pairs of
+    photo and value that belong together of -log softmax over photos; zero (with a gradient path) where there is none.
+    """
+    if not has.any():
+        return scores.sum() * 0.0
+    return -F.log_softmax(scores, dim=0)[has].mean()
+
+
 def parts(logits: Sequence[Tensor], classes: Tensor) -> Tensor:
     """Mean over parts of the cross entropy over styles: (n, S) of each part, classes (n,) int64, -1 takes no part.
 

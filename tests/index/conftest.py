@@ -149,7 +149,10 @@ def ivf(tuned: Callable[[str], ApproximateIndex]) -> ApproximateIndex:
 
 @pytest.fixture(scope="session")
 def asked(structured: np.ndarray) -> dict[str, tuple[np.ndarray, Hits]]:
-    """240 photos that are not in the gallery, asked at four kinds of weights, and their true 50 neighbours."""
+    """240 photos that are not in the gallery, asked in five ways, and their true 50 neighbours.
+
+    Edited: a block comes from another photo and weighs more.
+    """
     rng = np.random.default_rng(8)
     fresh = as_float32(make_vectors(6240, seed=0)[6000:])
     default = np.array([1.0, 2.0, 1.0])
@@ -161,6 +164,9 @@ def asked(structured: np.ndarray) -> dict[str, tuple[np.ndarray, Hits]]:
     }
     sizes = [block.stop - block.start for block in LAYOUT.blocks]
     queries = {name: (fresh * np.repeat(each, sizes, axis=1)).astype(np.float32) for name, each in weights.items()}
+    crossed, span = fresh.copy(), slice(LAYOUT.blocks[1].start, LAYOUT.blocks[1].stop)
+    crossed[:, span] = np.roll(fresh[:, span], 1, axis=0)
+    queries["edited"] = (crossed * np.repeat(default * (1, 3.5, 1), sizes)).astype(np.float32)
     return {name: (each, exact_search(structured, each, 50)) for name, each in queries.items()}
 
 

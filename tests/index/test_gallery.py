@@ -134,6 +134,24 @@ def test_columns_are_read_once(gallery: Gallery, monkeypatch: pytest.MonkeyPatch
     assert asked == ["width"]
 
 
+@pytest.mark.parametrize("blank", [False, True])
+def test_rows_joined_are_those_of_the_columns(gallery: Gallery, blank: bool) -> None:
+    names = ["id", "color", "predicted_color", "width"]
+    if blank:
+        gallery.columns(names)
+        gallery._columns["color"] = pa.chunked_array(  # parts whose values come in another order, one cell blank
+            [pa.array(["Red", None, "Blue"] * 300), pa.array(["Blue", "Blue"] * 800)]
+        )
+    rows = np.array([2499, 0, 7, 7, 1000, 1], np.int64)
+    joined, wanted = gallery.take(rows, names), gallery.columns(names).take(pa.array(rows))
+    assert joined.schema.names == names
+    assert joined.to_pydict() == wanted.to_pydict()
+    assert pa.types.is_dictionary(joined.schema.field("color").type) is not blank
+    assert gallery.take(rows[:0], names).to_pydict() == {name: [] for name in names}
+    with pytest.raises(IndexError):
+        gallery.take(np.array([2500]), names)
+
+
 def test_vectors_with_and_without_the_index(
     tmp_path: Path, structured: np.ndarray, gallery: Gallery, gallery_at: Callable[..., Gallery]
 ) -> None:

@@ -79,3 +79,16 @@ def test_recall_of_short_answers() -> None:
     assert recall(found, truth, 2) == pytest.approx((0.5 + 1.0) / 2)
     with pytest.raises(ValueError, match="needs 3"):
         recall(found, truth, 3)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_ordered_answers_rank_as_their_keys(levels: list[list[int]]) -> None:
+    scores = -np.sort(-np.array(levels, np.float32), axis=1)
+    rows = np.random.default_rng(0).permuted(np.tile(np.arange(4), (len(scores), 1)), axis=1)
+    given_rows, given_scores = rows.copy(), scores.copy()
+    hits, oracle = Hits.ordered(rows, scores), Hits.from_keys(rank_keys(scores, rows), 4)
+    assert np.array_equal(hits.rows, oracle.rows)
+    assert np.array_equal(hits.scores, oracle.scores)
+    assert np.array_equal(hits.counts, oracle.counts)
+    assert np.array_equal(rows, given_rows)
+    assert np.array_equal(scores, given_scores)

@@ -41,7 +41,7 @@ def test_recall_does_not_fall_as_nprobe_rises(index: ApproximateIndex, asked: As
 
 
 @pytest.mark.parametrize("wanted", [0.8, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("weights", ["default", "random", "one dropped", "one alone"])
+@pytest.mark.parametrize("weights", ["default", "random", "one dropped", "one alone", "edited"])
 def test_asked_recall_is_reached_at_any_weights(
     index: ApproximateIndex, asked: Asked, weights: str, wanted: float
 ) -> None:

@@ -96,7 +96,7 @@ def test_any_set_of_unknown_keys_is_named_whole(keys: list[tuple[tuple[str, ...]
 @pytest.mark.parametrize(
     ("where", "key", "value"),
     [
-        (("training",), "steps", 0),
+        (("training",), "steps", -1),
         (("training",), "learning_rate", float("inf")),
         (("training",), "margin", float("nan")),
         (("training",), "alike_share", 1.5),

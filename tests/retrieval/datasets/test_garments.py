@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from index.errors import InputError
-from retrieval.datasets import garments
+from retrieval.datasets import garments, garments_regions
 from retrieval.datasets.garments import ATTRIBUTES, COMBINATIONS, Garment, draw, draw_parts, generate, sample_styles
 from retrieval.datasets.garments_draw import SIZE
 from retrieval.datasets.garments_style import RGB
@@ -285,3 +285,22 @@ def test_phone_share(tmp_path: Path, share: float, phones: int) -> None:
     rows = labels(generate(tmp_path / "g", photos=8, phone_share=share))
     assert sum(row["domain"] == "phone" for row in rows) == phones
     assert json.loads((tmp_path / "g" / "garments.json").read_text())["phone_share"] == share
+
+
+def test_regions_are_written_beside_the_same_photos(tmp_path: Path) -> None:
+    out = generate(tmp_path / "with", photos=12, seed=3, regions=True)
+    assert snapshot(out / "photos") == snapshot(generate(tmp_path / "without", photos=12, seed=3) / "photos")
+    styles, written = sample_styles(3, seed=3), set()
+    for number, row in enumerate(labels(out)):
+        style, photo = divmod(number, 4)
+        rng = garments.photo_rng(3, style, photo)
+        true = garments_regions.draw_regions(styles[style], rng, row["domain"]).masks
+        for name in ("sleeve", "neckline", "length"):
+            if row[name]:
+                file = out / "regions" / name / f"{row['id']}.png"
+                with Image.open(file) as mask:
+                    np.testing.assert_array_equal(np.asarray(mask), true[name])
+                written.add(file)
+    assert {file for file in (out / "regions").rglob("*") if file.is_file()} == written
+    with pytest.raises(InputError, match="another generation"):
+        generate(out, photos=12, seed=3)

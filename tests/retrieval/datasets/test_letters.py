@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from index.errors import InputError
-from retrieval.datasets.letters import targets
+from retrieval.datasets.letters import targets, values_in, written
 
 
 def test_y_is_1_n_is_0_and_a_blank_is_unknown() -> None:
@@ -32,3 +32,12 @@ def test_m_is_either_with_probability_one_half_and_follows_the_seed() -> None:
 def test_other_letters_are_refused(bad: list[str]) -> None:
     with pytest.raises(InputError, match="each y, m or n"):
         targets(bad)
+
+
+def test_cells_are_written_in_letters() -> None:
+    assert values_in("striped| floral;striped") == ["striped", "floral"]
+    assert values_in(None) == values_in("") == values_in(" | ") == []
+    assert written(["a", "b", "c"], ["b"], ["c"]) == "nym"
+    assert written(["a", "b"], ["a"], ["a"]) == "yn"  # sure beats maybe
+    assert written(["a", "b"], [], ["a"]) is None
+    assert written(["a", "b"], ["z"], ["a"]) is None  # its value is not known

@@ -19,7 +19,7 @@ UPPER = ["t-shirt", "shirt", "sweater", "cardigan", "hoodie", "jacket", "coat", 
 CONFIG: dict[str, Any] = {
     "name": "tiny-detector",
     "model": {"backbone": "regnet_tiny", "input_size": 96, "channels": 16, "hidden": 32},
-    "training": {"steps": 60, "batch": 4, "learning_rate": 3e-3, "backbone_rate": 1, "frozen": 0},
+    "training": {"steps": 120, "batch": 4, "learning_rate": 3e-3, "backbone_rate": 1, "frozen": 0},
     "holdout": 0.25,
     "threshold": 0.1,
     "classes": {"upper": UPPER, "lower": ["skirt", "trousers", "shorts"], "full-body": ["dress", "jumpsuit"]},

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from index.errors import ConfigError, InputError, MissingDependencyError
 from retrieval.detection import config as configs
-from retrieval.detection import data, judge
+from retrieval.detection import data, judge, vary
 from retrieval.detection.model import Found
-from tests.retrieval.detection.conftest import CONFIG, PHOTOS, SIZE, written
+from tests.retrieval.detection.conftest import CONFIG, PHOTOS, written
 
 
 def test_garments_are_read_with_their_class_and_split_by_name(street: Path) -> None:
@@ -45,18 +47,55 @@ def test_a_category_in_no_class_is_named(street: Path) -> None:
         data.gather(street / "photos", config)
 
 
-def test_every_second_photo_is_mirrored_with_its_boxes(street: Path) -> None:
-    example = data.gather(street, configs.parse(CONFIG, "tests")).learned[0]
-    images, targets = data.batch_of([example] * 8, np.random.default_rng(0))
-    plain = [np.allclose(target["boxes"].numpy(), example.boxes.clip(0, [*SIZE, *SIZE])) for target in targets]
-    assert set(plain) == {True, False}
-    (left, top, right, bottom) = (int(side) for side in targets[plain.index(True)]["boxes"][0])
-    (mleft, mtop, mright, mbottom) = (int(side) for side in targets[plain.index(False)]["boxes"][0])
-    cut = images[plain.index(True)][:, top:bottom, left:right]
-    again = images[plain.index(False)][:, mtop:mbottom, mleft:mright]
-    assert cut.shape == again.shape
-    assert (cut == again.flip(2)).all()
-    assert images[0].max() <= 1
+def squares(path: Path) -> data.Example:
+    """A black photo of 60 x 90 with a red, a green and a blue square of 12 pixels."""
+    picture, boxes = np.zeros((90, 60, 3), np.uint8), np.array([[4, 6], [40, 30], [20, 70]])
+    for channel, (x, y) in enumerate(boxes):
+        picture[y : y + 12, x : x + 12, channel] = 255
+    Image.fromarray(picture).save(path)
+    return data.Example(path, np.concatenate([boxes, boxes + 12], 1).astype(np.float32), np.array([1, 2, 3]))
+
+
+@pytest.mark.parametrize("canvas", [(80, 54), (66, 66), (54, 80)])
+def test_boxes_follow_the_photo_wherever_it_is_placed(canvas: tuple[int, int], tmp_path: Path) -> None:
+    example, kept = squares(tmp_path / "a.png"), set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        out, boxes, which = vary.placed(Image.open(example.path), example.boxes, canvas, rng)
+        pixels = np.asarray(out).astype(int)
+        assert pixels.shape == (*canvas, 3)
+        for channel, box in zip(np.flatnonzero(which), boxes, strict=True):
+            left, top, right, bottom = box.round().astype(int)
+            inside = pixels[top + 1 : bottom - 1, left + 1 : right - 1]
+            assert (inside[..., channel] > 128).all()
+        for channel in np.flatnonzero(~which):  # what is left of it is little
+            ink = (pixels[..., channel] > 192).sum()
+            assert ink < 0.6 * 144 * (1.9 * min(canvas[0] / 90, canvas[1] / 60)) ** 2
+        kept.add(int(which.sum()))
+    assert {2, 3} <= kept  # some are cut off, some photos stay whole
+
+
+def test_a_batch_is_mirrored_scaled_and_set_side_by_side(tmp_path: Path) -> None:
+    example = squares(tmp_path / "a.png")
+    sizes, order, counts = set(), set(), set()
+    for seed in range(30):
+        images, targets = vary.batch_of([example] * 2, [example], 100, np.random.default_rng(seed))
+        assert len({image.shape for image in images}) == 1  # nothing is padded
+        _, height, width = images[0].shape
+        assert max(height, width) <= 100
+        sizes.add((height, width))
+        for image, target in zip(images, targets, strict=True):
+            assert 0 <= image.min() <= image.max() <= 1
+            boxes, labels = target["boxes"], target["labels"].tolist()
+            assert (boxes >= 0).all()
+            assert (boxes <= torch.tensor([width, height] * 2)).all()
+            counts.add((width > height, len(labels)))
+            if width <= height and {1, 2} <= set(labels):
+                order.add(bool(boxes[labels.index(1), 0] < boxes[labels.index(2), 0]))
+    assert sizes == {(100, 68), (82, 82), (68, 100)}
+    assert order == {True, False}  # red is left of green, unless mirrored
+    assert max(n for wide, n in counts if wide) > 3  # two photos
+    assert max(n for wide, n in counts if not wide) == 3
 
 
 def test_a_config_that_cannot_be_used(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ from retrieval.detection.frame import Frame, best
 from retrieval.engine import Engine
 from retrieval.models import checkpoint
 from retrieval.models.encode import encode_photos
+from retrieval.photos import decode
 from retrieval.serving.boxes import SIDE, draw_boxes
 from tests.retrieval.detection.conftest import written
 from tests.test_cli import refused, run
@@ -75,7 +77,8 @@ def test_boxes_that_cannot_be_asked(shop: Path, engine: Engine, photo: Path) -> 
     ):
         assert usage in refused("query", photo, "-g", shop, *words, code=2)
     assert "frames a PHOTO" in refused("query", "--like", "s00001-0", "--box", "1,2,3,4", "-g", shop, code=2)
-    assert "frames a PHOTO" in refused("query", "--batch", "q.csv", "--out", "r.csv", "--detect", code=2)
+    words = ("query", "--batch", "q.csv", "--out", "r.csv", "--box", "1,2,3,4")
+    assert "boxes from the file's columns, not options" in refused(*words, code=2)
 
 
 def test_the_sheet_shows_the_frame_on_the_photo(shop: Path, photo: Path, tmp_path: Path) -> None:
@@ -129,6 +132,29 @@ def test_a_query_by_the_best_garment(
     assert nothing.stdout == run("query", photo, "-g", shop, "-k", 4).stdout
 
 
+def test_a_batch_by_the_best_garments(
+    trained: Trained, shop: Path, street: Path, engine: Engine, tmp_path: Path
+) -> None:
+    out, _ = trained
+    detector, photos = model.read(out), sorted((street / "photos").iterdir())[:6]
+    (tmp_path / "q.csv").write_text("photo\n" + "".join(f"{photo}\n" for photo in photos), encoding="utf-8")
+    for words, kind in (((), None), (("upper",), "upper")):
+        results = tmp_path / "r.parquet"
+        batch = ("query", "--batch", tmp_path / "q.csv", "-g", shop, "-k", 2, "--out", results)
+        assert run(*batch, "--detector", out, "--detect", *words).exit_code == 0
+        rows, boxes = pq.read_table(results).to_pylist(), 0
+        for number, photo in enumerate(photos):
+            frame = best(photo, detector, kind)
+            box = None if frame is None else frame.box
+            mine = [(row["id"], row["box"]) for row in rows if row["query"] == number]
+            noted = None if box is None else ",".join(map(str, box))
+            assert mine == [(hit.id, noted) for hit in engine.query(photo, box=box, topk=2).hits]
+            boxes += box is not None
+        assert boxes
+    assert "--detector FILE goes with --detect" in refused(*batch, "--detector", out, code=2)
+    assert "unknown class 'uper'" in refused(*batch, "--detector", out, "--detect", "uper")
+
+
 def test_detect(trained: Trained, street: Path, tmp_path: Path) -> None:
     out, _ = trained
     photo = street / "photos" / "00.png"
@@ -175,8 +201,8 @@ def test_a_gallery_of_crops(
     assert [row["id"] for row in rows] == [f"{n:02d}.png" for n in range(24)]
     assert {(row["width"], row["height"]) for row in rows} == {(96, 128)}
     units = gallery.vectors(np.arange(24)).astype(np.float32)
-    boxes = 0
-    for row, unit in zip(rows, units, strict=True):
+    boxes, crops = 0, Engine.open(path)
+    for row, unit, hit in zip(rows, units, crops.describe(range(24)), strict=True):
         frame = best(photos / row["path"], detector)
         assert row["box"] == (None if frame is None else ",".join(map(str, frame.box)))
         boxes += frame is not None
@@ -185,6 +211,9 @@ def test_a_gallery_of_crops(
             left, top, width, height = frame.box
             part = part.crop((left, top, left + width, top + height))
         part.save(tmp_path / "part.png")
+        shown = crops.photo_of(hit)
+        assert shown is not None
+        assert (np.asarray(decode(shown).image) == np.asarray(part)).all()  # what a tile shows
         assert encode_photos(network, [tmp_path / "part.png"]).units[0] == pytest.approx(unit, abs=0.002)
     assert boxes > 12
     assert json.loads(run("info", "-g", path, "--json").stdout)["crops by detector"] == detector.fingerprint

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +13,7 @@ from safetensors import safe_open
 
 from index.errors import MismatchError, ModelError, UnknownNameError
 from retrieval.detection import config as configs
-from retrieval.detection import data, fit, frame, model
+from retrieval.detection import data, fit, frame, model, vary
 from retrieval.detection.config import DetectorSizes
 from retrieval.detection.network import Pyramid, build, freeze
 from retrieval.models import checkpoint
@@ -26,6 +25,20 @@ def test_the_pyramid_has_maps_at_an_eighth_a_sixteenth_and_the_last_stride() -> 
     sizes = DetectorSizes(backbone="regnet_tiny", input_size=96, channels=8, hidden=16)
     maps = Pyramid(sizes)(torch.zeros(1, 3, 96, 64))
     assert [tuple(each.shape) for each in maps.values()] == [(1, 8, 12, 8), (1, 8, 6, 4), (1, 8, 3, 2)]
+
+
+def test_the_first_photos_shape_does_not_change_what_is_pooled_later() -> None:
+    square, panorama = torch.rand(3, 96, 96), torch.rand(3, 10, 96)
+    found = []
+    for first in (square, panorama):
+        torch.manual_seed(0)
+        net = build(DetectorSizes(backbone="regnet_tiny", input_size=96, channels=8, hidden=16), 2).eval()
+        net.roi_heads.score_thresh = 0
+        with torch.inference_mode():
+            net([first])
+            found.append(net([square])[0]["scores"])
+    assert len(found[0]) > 0
+    assert torch.equal(*found)
 
 
 def test_frozen_stages_learn_nothing() -> None:
@@ -74,18 +87,18 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     config = configs.load(written(tmp_path, training={"steps": 4, "batch": 2}))
     examples = data.gather(street, config).learned
     whole, _ = fit.fit(examples, config, tmp_path / "whole.state")
-    draw, seen = data.batch_of, []
+    draw, seen = vary.batch_of, []
 
-    def killed(batch: list[data.Example], rng: np.random.Generator) -> Any:
+    def killed(batch: list[data.Example], *others: Any) -> Any:
         seen.append(len(batch))
         if len(seen) == 4:
             raise KeyboardInterrupt
-        return draw(batch, rng)
+        return draw(batch, *others)
 
-    monkeypatch.setattr(data, "batch_of", killed)
+    monkeypatch.setattr(vary, "batch_of", killed)
     with pytest.raises(KeyboardInterrupt):
         fit.fit(examples, config, tmp_path / "state")
-    monkeypatch.setattr(data, "batch_of", draw)
+    monkeypatch.setattr(vary, "batch_of", draw)
     again, _ = fit.fit(examples, config, tmp_path / "state")
     for (name, value), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.allclose(value, other, atol=1e-6), name
@@ -101,13 +114,32 @@ def test_every_photo_is_drawn_once_an_epoch() -> None:
 
 def test_a_backbone_is_taken_over_from_an_image_model(tiny_model: Path, tmp_path: Path) -> None:
     net: Any = build(DetectorSizes(backbone="regnet_tiny", channels=8, hidden=16), 2)
-    fit.take_over(net, str(tiny_model), "regnet_tiny")
+    start = {"training": {"start": str(tiny_model)}}
+    sizes = {"backbone": "regnet_tiny", "channels": 8, "hidden": 16}
+    config = configs.parse({**CONFIG, **start, "model": sizes}, "tests")
+    fit.take_over(net, config)
     source = checkpoint.read(tiny_model).net
     assert torch.equal(net.backbone.stem.state_dict()["0.weight"], source.stem.state_dict()["0.weight"])
     for name, value in source.body.state_dict().items():
         assert torch.equal(net.backbone.body.state_dict()[name], value)
+    config = configs.parse({**CONFIG, **start, "model": {"backbone": "resnet18"}}, "tests")
     with pytest.raises(ModelError, match=r"its backbone is regnet_tiny, the config's resnet18"):
-        fit.take_over(net, str(tiny_model), "resnet18")
+        fit.take_over(net, config)
+
+
+def test_a_detector_learns_on(trained: tuple[Path, dict[str, Any]]) -> None:
+    start = {"training": {"start": str(trained[0])}}
+    known = model.read(trained[0]).net.state_dict()
+    for classes, heads in ((CONFIG["classes"], True), ({"worn": ["shirt"], "else": ["coat"]}, False)):
+        config = configs.parse({**CONFIG, **start, "classes": classes}, "tests")
+        net = build(config.model, len(config.classes))
+        fit.take_over(net, config)
+        for name, value in net.state_dict().items():
+            taken = heads or not name.startswith("roi_heads.box_predictor")
+            assert (value.shape == known[name].shape and torch.equal(value, known[name])) == taken, name
+    config = configs.parse({**CONFIG, **start, "model": {"backbone": "regnet_tiny"}}, "tests")
+    with pytest.raises(ModelError, match=r"'channels': 16.*the config's has .*'channels': 96"):
+        fit.take_over(build(config.model, 3), config)
 
 
 # The file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_block_heat_is_that_of_the_similarity(block: str, model: Model, pixels: 
 
 def test_layer_cam_is_what_each_cell_of_both_maps_adds(model: Model, pixels: np.ndarray) -> None:
     codes = np.array([0, 1, 2, 0, 1])
-    got = heats.attribute_heat(model.net, pixels, "sleeve", codes)
+    got = heats.attribute_heat(model.net, pixels, "sleeve", codes, "layer-cam")
     assert got.shape == (5, SIDE, SIDE)
     net = model.net
     x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - net.mean) / net.std
@@ -108,6 +109,28 @@ def test_layer_cam_is_what_each_cell_of_both_maps_adds(model: Model, pixels: np.
         whole = heats.grown(heat.detach().numpy(), SIDE)
         expected *= whole / whole.max(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(got, expected / expected.max(axis=(1, 2), keepdims=True), rtol=1e-3, atol=1e-5)
+
+
+def test_head_cam_is_the_heads_share_times_what_the_earlier_map_adds(model: Model, pixels: np.ndarray) -> None:
+    codes = np.array([0, 1, 2, 0, 1])
+    got = heats.attribute_heat(model.net, pixels, "sleeve", codes)
+    net, head = model.net, model.net.attributes["sleeve"]
+    x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - net.mean) / net.std
+    with torch.no_grad():
+        fourth = net.body[0](net.bottom(net.stem(x)))
+        eighth = net.body[1](fourth)
+        attended = head.attend(net.body[3](net.body[2](eighth)))  # type: ignore[operator]
+        share = torch.stack(
+            [(head.hidden.weight @ cell.T).norm(dim=0) for cell in attended.flatten(2).unbind(dim=2)], dim=1
+        ).reshape(5, *attended.shape[2:])
+    eighth = eighth.clone().requires_grad_()
+    logits = head(net.body[3](net.body[2](eighth)), [fourth, eighth])[1]
+    (gradient,) = torch.autograd.grad(logits[torch.arange(5), torch.from_numpy(codes)].sum(), eighth)
+    expected = np.ones((5, SIDE, SIDE), np.float32)
+    for each in ((gradient * eighth).clamp(min=0).sum(dim=1).detach(), share):
+        expected *= heats.normal(heats.grown(each.numpy(), SIDE))
+    np.testing.assert_allclose(got, heats.normal(expected), rtol=1e-3, atol=1e-5)
+    assert got.max() == 1
 
 
 def test_many_at_once_give_what_one_by_one_gives(model: Model, files: list[Path], monkeypatch: Any) -> None:
@@ -242,3 +265,19 @@ def test_without_captum_the_pip_line_is_said(model: Model, files: list[Path], mo
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingDependencyError, match=r"pip install 'fsearch\[explain\]'"):
         explain(model, files, "sleeve")
+
+
+def test_several_values_are_probable_each_on_its_own(model: Model, files: list[Path], pixels: np.ndarray) -> None:
+    settings = model.config.model
+    color = settings.attributes["color"].model_copy(update={"multi": True, "threshold": 0.2})
+    changed = settings.model_copy(update={"attributes": {**settings.attributes, "color": color}})
+    several = replace(model, config=model.config.model_copy(update={"model": changed}))
+    values = model.vocabulary["color"]
+    with torch.inference_mode():
+        logits = model.net(torch.from_numpy(pixels).permute(0, 3, 1, 2)).logits["color"].numpy()
+    for said, each in zip(logits, explain(several, files, "color"), strict=True):
+        own = 1 / (1 + np.exp(-said))
+        np.testing.assert_allclose(list(each.probabilities.values()), own, atol=1e-5)
+        assert each.value == values[int(own.argmax())]
+        assert each.predicted == "|".join(v for v, p in zip(values, own, strict=True) if p > 0.2)
+    assert sum(each.probabilities.values()) != pytest.approx(1, abs=0.01)

@@ -14,7 +14,7 @@ import yaml
 CONFIG = {
     "name": "tiny-outfits",
     "model": {"hidden": 12, "item": 8},
-    "text": {"dim": 16, "steps": 40, "batch": 32, "min_count": 1},
+    "text": {"dim": 16, "steps": 40, "batch": 32, "min_count": 1, "aliases": {"brand": "acme"}},
     "training": {"steps": 30, "batch": 16, "pool": 32},
     "holdout": 0.4,
     "group": ["style"],

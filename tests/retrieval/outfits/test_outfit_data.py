@@ -158,6 +158,30 @@ def test_what_breaks_the_rule_is_named() -> None:
         assert made.breaks(outfit, row) == expected
 
 
+def test_a_stream_of_items_stands_on_the_prototypes_of_planted_outfits(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = planted.planted(10, 4000, seed=2)
+    monkeypatch.setattr(planted, "AT_ONCE", 2500)
+    codes, features = (np.concatenate(each) for each in zip(*planted.stream(4000, seed=5), strict=True))
+    assert features.shape == made.features.shape
+    assert codes.max(axis=0).tolist() == [len(planted.KINDS) - 1, len(planted.CLOTHS) - 1, planted.HUES - 1]
+    start = 0
+    for block, (own, dim) in enumerate(zip(codes.T, planted.BLOCKS.values(), strict=True)):
+        theirs = np.array([item[block] for item in made.items])
+        mine, known = (
+            np.stack(
+                [
+                    np.asarray(x, np.float64)[of == value, start : start + dim].mean(axis=0)
+                    for value in range(own.max() + 1)
+                ]
+            )
+            for x, of in ((features, own), (made.features, theirs))
+        )
+        cosines = (mine @ known.T) / np.outer(np.linalg.norm(mine, axis=1), np.linalg.norm(known, axis=1))
+        assert cosines.diagonal().min() > 0.95
+        assert (cosines.argmax(axis=1) == np.arange(len(mine))).all()
+        start += dim
+
+
 def test_planted_outfits_keep_their_rule_and_repeat() -> None:
     made = planted.planted(300, 500, seed=2)
     assert made.features.shape == (500, sum(planted.BLOCKS.values()))

@@ -36,7 +36,7 @@ def some_outfits(*lengths: int, seed: int = 1) -> list[np.ndarray]:
 
 def steps(lstm: torch.nn.LSTM, items: torch.Tensor) -> list[torch.Tensor]:
     """The hidden state after each item, by an LSTM cell."""
-    cell = torch.nn.LSTMCell(items.shape[1], lstm.hidden_size)
+    cell = torch.nn.LSTMCell(items.shape[1], lstm.hidden_size).requires_grad_(False)
     cell.load_state_dict({name.removesuffix("_l0"): value for name, value in lstm.state_dict().items()})
     h, c = torch.zeros(1, lstm.hidden_size), torch.zeros(1, lstm.hidden_size)
     found = []

@@ -21,8 +21,11 @@ from retrieval.datasets.readers import open_photos
 from retrieval.embed import build_gallery
 from retrieval.engine import Engine
 from retrieval.outfits import model as models
+from retrieval.outfits.config import OTHER
+from retrieval.outfits.slots import Slots
 from retrieval.serving.batch import run_batch
-from retrieval.stylist import Stylist, train_from
+from retrieval.serving.outfits import influence_bars
+from retrieval.stylist import Piece, Scored, Stylist, train_from
 from tests.conftest import flip
 from tests.retrieval.datasets import published
 from tests.retrieval.outfits.conftest import CONFIG
@@ -65,6 +68,8 @@ def test_training_again_makes_the_same_model(
 ) -> None:
     facts = train_from(outfit_config, dressed, None, sequences, tmp_path / "again.safetensors")
     assert facts["fingerprint"] == models.read(outfits).fingerprint
+    words = models.read(outfits).words
+    assert words.codes("Brand") == words.codes("acme") == ([words.code["acme"]], [])  # an alias of the config
     told = facts["outfits"]["composed"]
     assert set(told) >= {"chance", "outfit model", "kinds seen together", "pairwise distance", "explained"}
     assert facts["text"]["asked"] > 0
@@ -106,6 +111,15 @@ def test_the_published_protocol_runs_on_a_gallery_of_its_photos(tmp_path: Path, 
         assert 0 <= told[method]["fitb"] <= 1
         assert told[method]["auc"] in (0, 0.25, 0.5, 0.75, 1)
     assert models.read(tmp_path / "poly.safetensors").config.group == ("outfit",)
+    arguments = ("bench", "--protocol", "polyvore", "-g", tmp_path / "poly.gallery")
+    printed = run(*arguments, "--outfits", tmp_path / "poly.safetensors", "--out", tmp_path / "asked.json")
+    asked = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8"))
+    assert asked["polyvore"] == told  # the same questions and lines, whether training asks or the bench
+    assert "2 questions of four choices, 3 outfits to tell apart" in printed
+    assert f"{told['outfit model']['fitb']:.3f}   {told['outfit model']['auc']:.3f}" in printed
+    refused = CliRunner().invoke(main, [*map(str, arguments), "--queries", "3"])
+    assert refused.exit_code == 2
+    assert "asks every outfit" in refused.stderr
 
 
 # What it says
@@ -129,6 +143,54 @@ def test_an_outfit_scores_the_same_in_any_order_and_by_photo_or_id(
     assert alone.pieces([Image.open(files[0])])[0].features.shape == (64,)
     with pytest.raises(InputError, match="needs a gallery"):
         alone.complete(alone.pieces(told[:2]), "outer")
+
+
+def test_items_that_cannot_be_an_outfit_are_refused_in_one_line(
+    stylist: Stylist, outfit: list[str], dressed: Path, outfits: Path, tmp_path: Path
+) -> None:
+    bottom, top, _ = outfit
+    for items, wanted in (
+        ([top, f"top={bottom}"], f"{top} and {bottom} both fill the slot top, and an outfit has one of each"),
+        ([top, "nowhere.jpg"], "nowhere.jpg: no such file, and no id 'nowhere.jpg' in"),
+        ([top, f"hat={bottom}"], "no slot of an outfit is called 'hat'"),
+        ([top], "an outfit has at least two items"),
+    ):
+        told = CliRunner().invoke(main, ["outfit", "score", *items, "-g", str(dressed), "--outfits", str(outfits)])
+        assert (told.exit_code, told.stdout) == (1, "")
+        assert told.stderr.startswith(f"fsearch: {wanted}")
+        assert told.stderr.count("\n") == 1
+    for text, wanted in (("zebra", "fsearch: text 'zebra': none of its words"), (" ", "fsearch: the text is empty")):
+        told = CliRunner().invoke(
+            main, ["outfit", "generate", top, "--text", text, "-g", str(dressed), "--outfits", str(outfits)]
+        )
+        assert told.exit_code == 1
+        assert told.stderr.startswith(wanted)
+        assert told.stderr.count("\n") == 1
+    with pytest.raises(InputError, match="both fill the slot top"):
+        stylist.generate(stylist.pieces([top, f"top={outfit[2]}"]))
+
+
+def test_what_fills_no_slot_is_said(
+    stylist: Stylist, outfit: list[str], dressed: Path, outfits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = stylist.pieces([outfit[0]])[0]
+    monkeypatch.setattr(Slots, "of", lambda self, kind: OTHER if kind == piece.kind else "top")
+    told = CliRunner().invoke(main, ["outfit", "score", *outfit[:2], "-g", str(dressed), "--outfits", str(outfits)])
+    assert told.exit_code == 0
+    assert told.stderr == f"{piece.name} ({piece.kind}) fills no slot of an outfit: SLOT={piece.name} says one\n"
+
+
+def test_influence_is_drawn_as_bars_about_the_middle() -> None:
+    picture = np.asarray(influence_bars({"shape": 0.5, "color": -1.0}, 1.0, "color")).astype(int)
+    green, red = (np.abs(picture - tone).sum(axis=2) == 0 for tone in ((10, 116, 80), (176, 67, 26)))
+    right, left = np.flatnonzero(green.any(axis=0)), np.flatnonzero(red.any(axis=0))
+    assert right.min() >= left.max()
+    assert np.ptp(left) == pytest.approx(2 * np.ptp(right), abs=6)  # to one scale
+    assert (
+        np.flatnonzero(green.any(axis=1)).max() < np.flatnonzero(red.any(axis=1)).min()
+    )  # in order, one below the other
+    nothing = np.asarray(influence_bars({"shape": 0.0}, 0.0)).astype(int)
+    assert np.abs(nothing - (10, 116, 80)).sum(axis=2).min() > 0
 
 
 def test_completion_is_what_a_search_of_all_rows_would_find(stylist: Stylist, outfit: list[str]) -> None:
@@ -172,6 +234,34 @@ def test_a_generated_outfit_has_one_of_each_kind_in_order(stylist: Stylist, outf
     assert outfit[1] in [piece.id for piece in made.pieces]
     assert stylist.generate(stylist.pieces([outfit[1]]), items=2).pieces[0].slot in ("dress", "top")
     assert len(stylist.generate(stylist.pieces([outfit[1]]), "Acme", items=3).pieces) <= 3
+
+
+def test_an_outfit_grows_by_turns_and_not_by_what_lowers_its_score(
+    stylist: Stylist, outfit: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outer,) = stylist.pieces([outfit[2]])
+    rows = [stylist.row(row) for row in range(120)]
+    known = {slot: next(piece for piece in rows if piece.slot == slot) for slot in ("dress", "top", "bottom")}
+    tried: list[tuple[bool, list[str]]] = []
+    monkeypatch.setattr(models.OutfitModel, "expects", lambda *_: (np.zeros(64, np.float32), 0.0))
+
+    def grown(scores: dict[str, float]) -> list[str]:
+        def filled(own: list[Piece], at: int, slots: list[str], _: str | None) -> list[Scored]:
+            tried.append((at > 0, slots))
+            new = known[slots[-1]]
+            return [Scored((*own[:at], new, *own[at:]), scores[new.slot], 0.0)]
+
+        def scored(outfits: list[list[Piece]]) -> list[Scored]:
+            return [Scored(tuple(each), 0.5, 0.0) for each in outfits]
+
+        tried.clear()
+        monkeypatch.setattr(stylist, "_filled", filled)
+        monkeypatch.setattr(stylist, "_scored", scored)
+        return [piece.slot for piece in stylist.generate([outer], items=4).pieces]
+
+    assert grown({"bottom": 0.5, "top": 0.6, "dress": 0.7}) == ["dress", "top", "outer", "bottom"]
+    assert tried == [(True, ["bottom"]), (False, ["dress", "top"]), (False, ["dress"])]
+    assert grown({"bottom": 0.5, "top": 0.6, "dress": 0.4}) == ["top", "outer", "bottom"]
 
 
 def test_words_move_a_completion(

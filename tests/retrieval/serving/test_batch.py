@@ -47,7 +47,8 @@ def folder(tmp_path: Path, garment_photos: Path) -> Path:
     (tmp_path / "near").mkdir()
     shutil.copy(garment_photos / "photos" / "s00005-2.jpg", tmp_path / "near" / "a.jpg")
     (tmp_path / "near" / "bad.jpg").write_text("x")
-    columns = {name: pa.array([row.get(name) for row in ROWS], pa.string()) for name in batch.COLUMNS}
+    names = [name for name in batch.COLUMNS if name != "box"]
+    columns = {name: pa.array([row.get(name) for row in ROWS], pa.string()) for name in names}
     pq.write_table(pa.table(columns), tmp_path / "queries.parquet")
     pacsv.write_csv(pa.table(columns), tmp_path / "queries.csv")
     return tmp_path
@@ -101,6 +102,33 @@ def test_each_line_answers_as_it_does_alone(
         assert [row["score"] for row in mine] == pytest.approx([hit.score for hit in alone.hits], abs=1e-4)
         assert {row["error"] for row in mine} <= {None}
     assert [row["query"] for row in rows].count(9) == 0
+
+
+def test_a_part_of_the_photo_by_a_box_or_by_what_is_found(folder: Path, engine: Engine) -> None:
+    (folder / "q.csv").write_text(
+        'photo,id,box\nnear/a.jpg,,"20,30,40,50"\nnear/a.jpg,,\nnear/bad.jpg,,\n,s00002-0,\n,s00002-0,"1,2,3,4"\n'
+        'near/a.jpg,,"1,2"\nnear/a.jpg,,"900,0,5,5"\n',
+        encoding="utf-8",
+    )
+    photo, seen = folder / "near" / "a.jpg", []
+
+    def find(path: Path) -> tuple[int, int, int, int] | None:
+        seen.append(path.name)
+        return (0, 0, 60, 70) if path == photo else None
+
+    for found, second in ((find, (0, 0, 60, 70)), (None, None)):
+        assert run_batch(engine, folder / "q.csv", folder / "out.csv", 3, find=found) == (3, 4)
+        rows = pacsv.read_csv(folder / "out.csv").to_pylist()
+        for number, box in ((0, (20, 30, 40, 50)), (1, second)):
+            mine = [row for row in rows if row["query"] == number]
+            assert [row["id"] for row in mine] == [hit.id for hit in engine.query(photo, box=box, topk=3).hits]
+            assert {row["box"] for row in mine} == {"" if box is None else ",".join(map(str, box))}
+        errors = {row["query"]: row["error"] for row in rows if row["rank"] == 0}
+        for number, said in (
+            (2, "bad.jpg: not an image"), (4, "a box is of a photo"), (5, "'1,2' is no box"), (6, "holds nothing of"),
+        ):  # fmt: skip
+            assert said in errors[number]
+    assert seen == ["a.jpg", "bad.jpg"]  # not where a box is given, nor for a row of the gallery
 
 
 @pytest.mark.parametrize(

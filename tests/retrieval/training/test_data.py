@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.errors import InputError
+from index.errors import ConfigError, InputError
 from retrieval import photos
 from retrieval.config import Config
 from retrieval.datasets.records import Photo
@@ -234,3 +234,31 @@ def test_a_split_that_says_something_else_is_refused(
         data.gather(records, settings(data={"split": "part"}))
     with pytest.raises(InputError, match="no photo whose part is train"):
         data.gather([with_attributes(record, part="test") for record in records], settings(data={"split": "part"}))
+
+
+def test_what_a_photo_may_have_it_has_with_probability_one_half(colored: Colored, settings: Settings) -> None:
+    records = [
+        with_attributes(record, marks=("dots", "lines", None)[i % 3], maybe=("checks;lines", "checks", "dots")[i % 3])
+        for i, record in enumerate(colored(600))
+    ] + [with_attributes(record, marks="checks", maybe=None) for record in colored(40)]
+    model = {"attributes": {"cut": {}, "marks": {"multi": True}}}
+    got = data.gather(records, settings(model=model, data={"maybe": "maybe"}))
+    sets = got.sets["marks"][:600]
+    dots, lines, checks = (got.vocabulary["marks"].index(value) for value in ("dots", "lines", "checks"))
+    assert (sets[2::3] == -1).all()  # without a y there is no label
+    assert (sets[0::3, dots] == 1).all()
+    assert (sets[1::3, lines] == 1).all()
+    assert (sets[1::3, dots] == 0).all()
+    assert abs(sets[0::3, lines].mean() - 0.5) < 0.1
+    assert abs(sets[[i for i in range(600) if i % 3 < 2], checks].mean() - 0.5) < 0.08
+    again, other = (
+        data.gather(records, settings(model=model, data={"maybe": "maybe"}, seed=seed)).sets["marks"] for seed in (0, 1)
+    )
+    np.testing.assert_array_equal(again, got.sets["marks"])
+    assert (other != again).any()
+    sure = data.gather(records, settings(model=model)).sets["marks"]
+    assert (sure[:600:3] == np.eye(3, dtype=int)[dots]).all()
+    with pytest.raises(ConfigError, match="data.maybe needs an attribute with multi: true"):
+        settings(data={"maybe": "maybe"})
+    with pytest.raises(InputError, match="no column perhaps"):
+        data.gather(records, settings(model=model, data={"maybe": "perhaps"}))
