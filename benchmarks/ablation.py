@@ -5,12 +5,12 @@
 
 One network is trained for each cell, all on the same photos with the same seed, steps and photos a step, on the shipped
 model's backbone and nothing else of it. The backbone stays as it is unless --backbone-rate says otherwise, which makes
-a step five times as fast: K = 1 to 6 branches; 128, 256 or 512 dimensions a branch; the spatial
-mask, the channel gate or both; ID loss, triplets or contrast, with and without the attributes' losses; parts, each kind
-and all. ``base`` has K = 4, 256 dimensions, both gates, contrast with attributes, no parts. Top-4 is of the held-out
-photos among each other, by style alone (look, and parts where there are any). Photos are 48 pixels a side, 80 in the
-table of parts, with a last map that can be cut. In the curve a sample of them is turned
-by an angle about its middle, letterbox and all, and searched for in the upright gallery; the photo itself is no answer.
+a step five times as fast. K = 1 to 6 branches; 128, 256 or 512 dimensions a branch; the spatial mask, the channel gate
+or both; ID loss, triplets or contrast, with and without the attributes' losses; parts, each kind and all. ``base`` has
+K = 4, 256 dimensions, both gates, contrast with attributes, no parts. Top-4 is of the held-out photos among each other,
+by style alone (look, and parts where there are any). Photos are 48 pixels a side, 80 in the table of parts, with a last
+map that can be cut. In the curve a sample of them is turned by an angle about its middle, letterbox and all, and
+searched for in the upright gallery; the photo itself is no answer.
 Cells that are done are kept in --work, so that an interrupted run goes on. Writes ablation.json.
 """
 

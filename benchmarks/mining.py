@@ -14,6 +14,8 @@ The backbone stays that of the shipped model unless --backbone-rate says otherwi
 There is no style of a phone photo; what is measured is the kind of garment: the mean share of the four product photos
 nearest to a phone photo (by look, as in mining) whose article type is one of those that its label may mean.
 
+A control learns on from round 0 for as many steps as a round, by the same loss, on the source alone.
+
 Every gain is paired: the same queries before and after. Its standard error is over styles (products: photos), since the
 photos of one style are found, or not, together.
 """
@@ -39,6 +41,8 @@ from retrieval.embed import build_gallery
 from retrieval.engine import Engine
 from retrieval.models import checkpoint
 from retrieval.query import Request
+from retrieval.training.data import gather
+from retrieval.training.loop import train
 
 KINDS = {  # what a phone photo's label may be called in the shop
     "T-Shirt": ("Tshirts",),
@@ -171,6 +175,14 @@ def generated(
             group = np.unique([styles[ids[row]] for row in asked], return_inverse=True)[1]
             scores.append(hits)
         report[name] = of_rounds(found, scores, group)
+        if not sweep:
+            alone = out.with_name(f"{out.stem}-control.safetensors")
+            listing = open_photos(source)
+            train(gather(listing, config, progress=True), mining.tuned(config, first), alone, progress=True)
+            path = work / "judged" / f"{checkpoint.read(alone).fingerprint}.gallery"
+            hits = mining.style_hits(Engine(build_gallery(judges, path, alone, progress=True).gallery), styles)[1]
+            report[f"{name}, source alone"] = gain(scores[0], hits, group)
+            click.echo("as many steps on the source alone: {:+.3f} ± {:.3f}".format(*gain(scores[0], hits, group)))
         start = first  # all from the same network
         click.echo(f"{name}; {len(group)} photos of {len(set(group))} styles asked")
         click.echo(table(report[name], "top-4"))

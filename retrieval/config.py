@@ -220,10 +220,10 @@ class MineConfig(Strict):
     """Rounds of ``fsearch mine``: pseudo labels by rank, and the training on them."""
 
     queries: Annotated[int, Field(ge=2)] = 1000  # target photos searched by in a round, at most
-    confident: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of them that is kept, the surest
-    positives: Annotated[int, Field(ge=1)] = 10  # ranks 1 to this are of the query's style
+    confident: Annotated[float, Field(gt=0, le=1)] = 0.3  # share of them that is kept, the surest
+    positives: Annotated[int, Field(ge=1)] = 3  # ranks 1 to this are of the query's style
     negatives: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (30, 40)  # ranks that are not
-    loss: Literal["triplet", "contrast"] = "triplet"  # batches of ids, as published, or of pairs
+    loss: Literal["contrast", "triplet"] = "contrast"  # batches of pairs, or of ids, as published
     share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the ids (pairs) of a batch that are mined
     steps: Annotated[int, Field(ge=1)] = 300  # of a round
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4

@@ -99,7 +99,7 @@ def config(**mine: Any) -> Any:
             "model": small | {"attributes": {"color": {"dim": 4}}},
             "training": {"steps": 2, "pairs": 4, "ids_per_batch": 3, "photos_per_id": 3},
             "data": {"style": "style", "holdout": 0.3},
-            "mine": {"queries": 8, "positives": 2, "negatives": [5, 7], "steps": 2} | mine,
+            "mine": {"queries": 8, "positives": 2, "negatives": [5, 7], "steps": 2, "confident": 1.0} | mine,
         },
         "test",
     )
@@ -111,19 +111,22 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_the_cpu")
-def test_a_run_from_end_to_end_and_what_it_leaves(domains: tuple[Path, Path], tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("loss", ["contrast", "triplet"])
+def test_a_run_from_end_to_end_and_what_it_leaves(
+    loss: str, domains: tuple[Path, Path], tmp_path: Path, monkeypatch: Any
+) -> None:
     source, target = domains
     out, told = tmp_path / "fitted.safetensors", []
     monkeypatch.setattr(mining.Round, "score", property(lambda self: float(self.round)))  # every round gains
     report = mining.mine(
-        config(), target, photos=source, truth="style", rounds=2, out=out, say=lambda line: told.append(line)
+        config(loss=loss), target, photos=source, truth="style", rounds=2, out=out, say=lambda line: told.append(line)
     )
     work = tmp_path / "fitted.mining"
     assert report == json.loads((tmp_path / "fitted.mining.json").read_text())
     assert [each["round"] for each in report["rounds"]] == [0, 1, 2]
     assert report["best"] == 2
     assert checkpoint.read(out).fingerprint == report["rounds"][2]["model"]
-    assert checkpoint.read(out).config.training.style_loss == "triplet"
+    assert checkpoint.read(out).config.training.style_loss == loss
     styles = {row["id"]: row["style"] for row in open_photos(target).rows.to_pylist()}
     for number in (1, 2):
         pairs = pq.read_table(work / f"round-{number}.parquet")
@@ -146,12 +149,12 @@ def test_a_run_from_end_to_end_and_what_it_leaves(domains: tuple[Path, Path], tm
         raise AssertionError("trained again")
 
     monkeypatch.setattr(mining, "train", never)
-    assert mining.mine(config(), target, photos=source, truth="style", rounds=2, out=out) == report
+    assert mining.mine(config(loss=loss), target, photos=source, truth="style", rounds=2, out=out) == report
     with pytest.raises(MismatchError, match=r"holds rounds of another run: config \w+, this is \w+"):
-        mining.mine(config(queries=7), target, photos=source, truth="style", rounds=2, out=out)
+        mining.mine(config(loss=loss, queries=7), target, photos=source, truth="style", rounds=2, out=out)
     shutil.copy(work / "round-1.safetensors", work / "round-2.safetensors")
     with pytest.raises(MismatchError, match="speaks of model"):
-        mining.mine(config(), target, photos=source, truth="style", rounds=2, out=out)
+        mining.mine(config(loss=loss), target, photos=source, truth="style", rounds=2, out=out)
 
 
 @pytest.mark.usefixtures("on_the_cpu")
