@@ -23,7 +23,7 @@ from tqdm import tqdm
 from index.exact import Float32, as_float32
 from index.exact import search as exact_search
 from index.hits import TIE_TOLERANCE, Rows
-from index.table import Layout
+from index.table import Block, Layout
 from index.vectors import taken
 
 if TYPE_CHECKING:
@@ -238,26 +238,29 @@ def _queries(
     if len(sizes) == 1:
         return kinds
     donors = as_float32(taken(index.vectors, rng.choice(len(index.vectors), len(vectors))))
-    edited = vectors.copy()
     # the widest block says what the photo looks like: an edit changes one of the others
-    others = [block for block in layout.blocks if block.stop - block.start < max(sizes)] or layout.blocks
-    for i, choice in enumerate(rng.integers(0, len(others), len(vectors))):
-        block = others[choice]
-        edited[i, block.start : block.stop] = donors[i, block.start : block.stop]
-    kinds["edited"] = edited * scale
+    narrow = [i for i, size in enumerate(sizes) if size < max(sizes)] or list(range(len(sizes)))
+    others = [layout.blocks[i] for i in narrow]
+    kinds["edited"] = _crossed(vectors, donors, others, rng.integers(0, len(others), len(vectors))) * scale
     drawn = _drawn_weights(len(sizes), default, rng)
     levels = level_of(drawn, default)
     for level in range(1, len(LEVELS) + 1):
         among = drawn[levels == level]
         if len(among):
             chosen = among[rng.integers(0, len(among), len(vectors))]
-            crossed = vectors.copy()
-            raised = (chosen / np.maximum(default, 1e-6))[:, [layout.blocks.index(block) for block in others]]
-            for i, choice in enumerate(raised.argmax(axis=1)):
-                span = slice(others[choice].start, others[choice].stop)
-                crossed[i, span] = donors[i, span]
+            raised = (chosen / np.maximum(default, 1e-6))[:, narrow].argmax(axis=1)  # as an edit raises what it changes
+            crossed = _crossed(vectors, donors, others, raised)
             kinds[f"level {level}"] = crossed * np.repeat(chosen, sizes, axis=1).astype(np.float32)
     return kinds
+
+
+def _crossed(vectors: Float32, donors: Float32, blocks: Sequence[Block], choices: npt.NDArray[np.int64]) -> Float32:
+    """A copy of vectors (n, D) in which row i has block ``blocks[choices[i]]`` of row i of ``donors`` (n, D)."""
+    out = vectors.copy()
+    for i, choice in enumerate(choices):
+        span = slice(blocks[choice].start, blocks[choice].stop)
+        out[i, span] = donors[i, span]
+    return out
 
 
 def _drawn_weights(blocks: int, default: Sequence[float], rng: np.random.Generator, n: int = 4000) -> Float32:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,13 +64,7 @@ def explain(
     found = explained(network, photos, name, wanted, method)
     if save is not None:
         save_explanations(save, photos, found, facts)
-    if as_json:
-        told = [{"photo": str(photo)} | each.to_json() for photo, each in zip(photos, found, strict=True)]
-        click.echo(json.dumps(told, ensure_ascii=False))
-    else:
-        click.echo(summary(photos, found))
-    if save is not None:
-        click.echo(f"saved {save}", err=as_json)
+    _tell(photos, found, summary, as_json, save)
 
 
 def _branches(
@@ -81,11 +76,18 @@ def _branches(
     found = branches(network, photos)
     if save is not None:
         save_branches(save, photos, found, facts)
+    _tell(photos, found, told_branches, as_json, save)
+
+
+def _tell(
+    photos: tuple[Path, ...], found: Sequence[Any], words: Callable[..., str], as_json: bool, save: Path | None
+) -> None:
+    """Print what was found of each photo, as JSON or in words, and where the picture went."""
     if as_json:
         told = [{"photo": str(photo)} | each.to_json() for photo, each in zip(photos, found, strict=True)]
         click.echo(json.dumps(told, ensure_ascii=False))
     else:
-        click.echo(told_branches(photos, found))
+        click.echo(words(photos, found))
     if save is not None:
         click.echo(f"saved {save}", err=as_json)
 

@@ -20,7 +20,6 @@ from retrieval.detection.network import build
 from retrieval.models import sealed
 
 WEIGHTS = Path(__file__).parent / "weights"  # what ships
-DEFAULT = "detector"  # the one that ships
 TRAIN = "train one: fsearch train-detector detector --photos STREET --out detector.safetensors"
 KIND = sealed.Kind("detector", 1, "a detector", TRAIN)
 
@@ -94,19 +93,10 @@ def write(path: Path, net: FasterRCNN, config: DetectorConfig, facts: dict[str, 
     return sealed.write(path, KIND, net.state_dict(), {"config": config.model_dump(mode="json")}, facts)
 
 
-def locate(name: str | Path | None = None) -> Path:
-    """A detector by path, or the shipped one (``None``). ModelError says how to train one."""
-    path = Path(name if name is not None else DEFAULT)
-    for candidate in (path, WEIGHTS / f"{path}.safetensors"):
-        if candidate.is_file():
-            return candidate
-    raise ModelError(f"no detector {str(path)!r}: {TRAIN}")
-
-
 def is_detector(name: str | Path) -> bool:
     """Whether it is a detector's file, or the name of the shipped one."""
     try:
-        with safe_open(str(locate(name)), framework="pt") as file:
+        with safe_open(str(sealed.locate(name, KIND, WEIGHTS)), framework="pt") as file:
             return f"fsearch.{KIND.key}" in (file.metadata() or {})
     except (ModelError, SafetensorError, OSError):
         return False
@@ -114,7 +104,7 @@ def is_detector(name: str | Path) -> bool:
 
 def read(name: str | Path | None = None) -> Detector:
     """Load a detector. ModelError for one that is missing, damaged or newer."""
-    path = locate(name)
+    path = sealed.locate(name, KIND, WEIGHTS)
     tensors, header, facts, mark = sealed.read(path, KIND)
     try:
         config = parse(header["config"], "config")

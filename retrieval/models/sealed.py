@@ -55,6 +55,18 @@ def write(
     return mark
 
 
+def locate(name: str | Path | None, kind: Kind, shipped: Path) -> Path:
+    """A model file by path or by the name of one in the folder ``shipped``; ``None``: the one named as its kind.
+
+    ModelError says how to make one.
+    """
+    path = Path(name if name is not None else kind.key)
+    for candidate in (path, shipped / f"{path}.safetensors"):
+        if candidate.is_file():
+            return candidate
+    raise ModelError(f"no {kind.what.partition(' ')[2]} {str(path)!r}: {kind.remedy}")
+
+
 def read(path: Path, kind: Kind) -> Sealed:
     """The content of a model file, its float tensors as float32. ModelError for one that is damaged, newer, or of
     another kind."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from index.errors import ConfigError, InputError, MismatchError, ModelError
+from index.errors import ConfigError, InputError, MismatchError
 from retrieval.models import sealed
 from retrieval.outfits.config import OutfitConfig, parse
 from retrieval.outfits.network import OutfitNet, log_likelihood
@@ -23,7 +23,6 @@ from retrieval.outfits.slots import Slots
 from retrieval.outfits.text import TextNet, Words
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-DEFAULT = "outfits"  # the model that ships
 AT_ONCE = 512  # outfits scored together
 TRAIN = "fsearch train-outfits makes one"
 KIND = sealed.Kind("outfits", 1, "an outfit model", TRAIN)
@@ -173,18 +172,9 @@ def write(
     return sealed.write(path, KIND, tensors, header, facts)
 
 
-def locate(name: str | Path | None) -> Path:
-    """An outfit model by path, or the shipped one (``None``). ModelError."""
-    path = Path(name if name is not None else DEFAULT)
-    for candidate in (path, WEIGHTS / f"{path}.safetensors"):
-        if candidate.is_file():
-            return candidate
-    raise ModelError(f"no outfit model {str(path)!r}: {TRAIN}")
-
-
 def read(name: str | Path | None = None) -> OutfitModel:
     """Load an outfit model by path or shipped name. ModelError for one that is missing, damaged or newer."""
-    path = locate(name)
+    path = sealed.locate(name, KIND, WEIGHTS)
     tensors, header, facts, mark = sealed.read(path, KIND)
     try:
         config = parse(header["config"], "config")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ from retrieval.datasets.records import Photo
 from retrieval.datasets.source import PhotoSource
 from retrieval.datasets.splits import held_out
 from retrieval.training import regions
+
+AT_ONCE = 256  # photos that a network sees together where nothing is learned
 
 
 class PixelStore:
@@ -91,6 +93,12 @@ class TrainingSet:
     rejected: list[tuple[str, str]]
     sets: dict[str, np.ndarray]
     regions: np.ndarray | None = None
+
+    def passing(self, rows: np.ndarray, name: str, progress: bool) -> Iterator[np.ndarray]:
+        """The unchanged pixels of ``rows``, (n, s, s, 3) uint8, AT_ONCE at a time; the bar is called ``name``."""
+        spans = range(0, len(rows), AT_ONCE)
+        for start in tqdm(spans, name, unit="batch", disable=None if progress else True):
+            yield self.pixels[rows[start : start + AT_ONCE]]
 
     def labels(self) -> np.ndarray:
         """(n, W) int8: all labels side by side, 1 where a photo has the value, W the sum of the vocabulary's sizes."""

@@ -338,16 +338,14 @@ def _triplets(blocks: dict[str, Tensor], codes: list[Tensor], broken: Tensor, co
 
 @torch.inference_mode()
 def embed(
-    net: GarmentNet, data: TrainingSet, rows: np.ndarray, progress: bool = False, batch: int = 256
+    net: GarmentNet, data: TrainingSet, rows: np.ndarray, progress: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Raw features and logits of the given rows, by block and by attribute, float32, without any randomness."""
     where = next(net.parameters()).device
     blocks: dict[str, list[np.ndarray]] = {}
     logits: dict[str, list[np.ndarray]] = {}
-    spans = range(0, len(rows), batch)
-    for start in tqdm(spans, "features", unit="batch", disable=None if progress else True):
-        pixels = torch.from_numpy(data.pixels[rows[start : start + batch]]).permute(0, 3, 1, 2).to(where)
-        output = net(pixels)
+    for pixels in data.passing(rows, "features", progress):
+        output = net(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(where))
         for name, value in output.blocks.items():
             blocks.setdefault(name, []).append(value.float().cpu().numpy())
         for name, value in output.logits.items():

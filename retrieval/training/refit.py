@@ -78,10 +78,8 @@ def gather(net: GarmentNet, data: TrainingSet, rows: np.ndarray, progress: bool 
     """What the linear layers of each block see of the photos of ``rows``: float16, (n, c) for each of their inputs."""
     where = next(net.parameters()).device
     found: dict[str, list[list[Tensor]]] = {}
-    spans = range(0, len(rows), 256)
-    for start in tqdm(spans, "pooled", unit="batch", disable=None if progress else True):
-        pixels = torch.from_numpy(data.pixels[rows[start : start + 256]]).permute(0, 3, 1, 2).to(where)
-        for name, inputs in net.pooled(pixels).items():
+    for pixels in data.passing(rows, "pooled", progress):
+        for name, inputs in net.pooled(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(where)).items():
             kept = found.setdefault(name, [[] for _ in inputs])
             for column, each in zip(kept, inputs, strict=True):
                 column.append(each.half().cpu())

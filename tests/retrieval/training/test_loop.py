@@ -239,11 +239,14 @@ def test_no_validation_part(colored: Colored, settings: Settings, tmp_path: Path
     assert facts["photos"] == 20
 
 
-def test_embedding_has_no_randomness_and_any_batch_size(photos: TrainingSet, settings: Settings) -> None:
+def test_embedding_has_no_randomness_and_any_batch_size(
+    photos: TrainingSet, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = GarmentNet(settings().model, photos.vocabulary).eval()
     rows = np.array([5, 0, 39, 7, 7])
     blocks, logits = loop.embed(net, photos, rows)
-    again, _ = loop.embed(net, photos, rows, batch=2)
+    monkeypatch.setattr("retrieval.training.data.AT_ONCE", 2)
+    again, _ = loop.embed(net, photos, rows)
     assert {k: v.shape for k, v in blocks.items()} == {"look": (5, 8), "cut": (5, 4), "color": (5, 6)}
     assert {k: v.shape for k, v in logits.items()} == {"cut": (5, 2), "color": (5, 3)}
     with torch.inference_mode():
