@@ -31,6 +31,7 @@ RERANK_BYTES = 1 << 19  # float32 candidates held at once: what fits the cache i
 CANDIDATES_AT_ONCE = 1 << 22  # (score, row) pairs FAISS returns at once
 FILTER_MARGIN = 2  # a filter may disagree with the query: this much more is reranked
 LEARNED_FROM = 65_536  # rows that a projection is learned from
+KEPT, KEPT_MORE = 2, 10  # for k hits so many times k, and at least so many more, of a copy's best are scored again
 
 
 def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None = None, progress: bool = False) -> Any:
@@ -108,15 +109,37 @@ def _pad(vectors: Float32, dim: int) -> Float32:
     return vectors if vectors.shape[1] == dim else np.pad(vectors, ((0, 0), (0, dim - vectors.shape[1])))
 
 
+def _refining(depth: int, k: int, inner: Any) -> Any:
+    """FAISS's parameters to score ``depth`` candidates for k hits."""
+    return faiss.IndexRefineSearchParameters(k_factor=(depth + 0.5) / k, base_index_params=inner)  # type: ignore[call-arg]
+
+
+def copied(vectors: npt.NDArray[np.float16], seed: int = 0, progress: bool = False) -> Any:
+    """A FAISS index of these vectors (N, D), mapped or not, at 8 bits a dimension, of its range in a sample."""
+    n, dim = vectors.shape
+    copy = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+    rows = np.random.default_rng(seed).choice(n, min(n, LEARNED_FROM), replace=False)
+    copy.train(_taken(vectors, rows))
+    extend(copy, vectors, 0, progress)
+    return copy
+
+
 class ApproximateIndex:
     """A FAISS index, the float16 vectors (N, D) it reranks on, and what was measured of it.
 
     Without ``tuning`` (while that is being measured) every search needs nprobe and rerank. ``scorer``: the same vectors
     as a mapped FAISS index (see ``index.vectors``), which reranks in FAISS's own threads; without it numpy does.
+    ``copy``: the vectors at 8 bits a dimension (``copied``): it scores the candidates of unfiltered queries, and only
+    the best of them (``kept``) are scored on the float16 vectors, as all answers are.
     """
 
     def __init__(
-        self, index: Any, vectors: npt.NDArray[np.float16], tuning: Tuning | None = None, scorer: Any = None
+        self,
+        index: Any,
+        vectors: npt.NDArray[np.float16],
+        tuning: Tuning | None = None,
+        scorer: Any = None,
+        copy: Any = None,
     ) -> None:
         if index.ntotal != len(vectors):
             raise ValueError(f"an index of {index.ntotal} rows over {len(vectors)} vectors")
@@ -124,11 +147,12 @@ class ApproximateIndex:
         inner, rotate = _parts(index)
         self._matrix = None if rotate is None else faiss.vector_to_array(rotate.A).reshape(rotate.d_out, rotate.d_in)
         self.base: Graph | Lists = Graph(inner) if isinstance(inner, faiss.IndexHNSW) else Lists(inner)
-        self._refined = self._scorer = None
+        self.copy, self._refined, self._scorer = copy, None, None
         self._settings: dict[tuple[Any, ...], Setting] = {}  # a choice goes through the whole curve
         self._parameters: dict[tuple[int, int, int], Any] = {}  # and FAISS's objects take as long to make as a search
         if scorer is not None and index.d == vectors.shape[1]:
-            self._refined, self._scorer = faiss.IndexRefine(index, scorer), scorer
+            self._scorer, self._coarse = scorer, index if copy is None else faiss.IndexRefine(index, copy)
+            self._refined = faiss.IndexRefine(self._coarse, scorer)
 
     def search(
         self,
@@ -204,10 +228,28 @@ class ApproximateIndex:
             inner: Any = self.base.params(nprobe, depth)
             if self._matrix is not None:
                 inner = faiss.SearchParametersPreTransform(index_params=inner)  # type: ignore[call-arg]
-            self._parameters[key] = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
-                k_factor=(depth + 0.5) / k, base_index_params=inner
-            )
+            if self.copy is not None:
+                kept = self.kept(k, depth)
+                inner, depth = _refining(depth, kept, inner), kept
+            self._parameters[key] = _refining(depth, k, inner)
         return self._parameters[key]
+
+    def kept(self, k: int, depth: int) -> int:
+        """How many of ``depth`` candidates are scored on the float16 vectors for k hits: all, if there is no copy."""
+        if self.copy is None or self._refined is None:
+            return depth
+        return min(max(KEPT * k, k + KEPT_MORE), depth)
+
+    def copied(self, rows: Rows) -> Float32:
+        """Rows (n,) of the copy, float32 (n, D)."""
+        dim = self.copy.d
+        codes = faiss.rev_swig_ptr(self.copy.codes.data(), self.copy.codes.size()).reshape(-1, dim)
+        return np.asarray(self.copy.sa_decode(codes[rows]))
+
+    def bytes_scored(self, k: int, depth: int) -> int:
+        """What scoring ``depth`` candidates for k hits reads."""
+        dim, kept = self.vectors.shape[1], self.kept(k, depth)
+        return 2 * dim * kept + (dim * depth if kept < depth else 0)
 
     def setting(
         self,

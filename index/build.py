@@ -30,6 +30,7 @@ from index.trial import fitted
 
 INDEX = "index.faiss"
 TUNING = "tuning.json"
+COPY = "copy.faiss"
 
 Vectors = npt.NDArray[np.float16]
 
@@ -60,11 +61,12 @@ def build_generation(
     if not manifest.rows:
         raise GalleryError(f"{gallery.path}: no rows to index; add photos with `fsearch build-index PHOTOS`")
 
-    def train(mapped: Vectors) -> tuple[Recipe, Any]:
+    def train(mapped: Vectors) -> tuple[Recipe, Any, Any]:
         found = fitted(mapped, manifest.layout, manifest.weights, kind, memory, seed, progress)
         starts = np.array([block.start for block in manifest.layout.blocks])
         index = accelerate.build(mapped, found, on, progress) if on is not None else None
-        return found, approximate.build(mapped, found, starts, progress) if index is None else index
+        index = approximate.build(mapped, found, starts, progress) if index is None else index
+        return found, index, approximate.copied(mapped, seed, progress) if found.copied else None
 
     return _generation(gallery, recipe, gallery.embeddings(), train, None, memory, progress)
 
@@ -86,10 +88,11 @@ def extend_generation(gallery: Gallery, progress: bool = False) -> Generation:
     old = _base(gallery, current)
     promised = current.drift.promised if current.drift is not None else old.expected_recall(None, drift.K)
 
-    def extended(mapped: Vectors) -> tuple[Recipe, Any]:
+    def extended(mapped: Vectors) -> tuple[Recipe, Any, Any]:
         assert isinstance(old, ApproximateIndex)
-        approximate.extend(old.index, mapped, start, progress)
-        return recipe, old.index
+        for each in filter(None, [old.index, old.copy]):
+            approximate.extend(each, mapped, start, progress)
+        return recipe, old.index, old.copy
 
     batches = _old_and_new(gallery, current)
     return _generation(gallery, recipe, batches, extended, (_trained(manifest), promised), current.memory, progress)
@@ -126,12 +129,13 @@ def _generation(
     gallery: Gallery,
     recipe: Recipe,
     batches: Iterable[Vectors],
-    make: Callable[[Vectors], tuple[Recipe, Any]],
+    make: Callable[[Vectors], tuple[Recipe, Any, Any]],
     before: tuple[int, float] | None,
     memory: int | None,
     progress: bool,
 ) -> Generation:
-    """Write and commit a generation of all rows: their vectors, then the index ``make`` makes of them, measured.
+    """Write and commit a generation of all rows: their vectors, then the index and the copy, or None, that ``make``
+    makes of them, measured.
 
     before: how many rows it was trained on, if not on all of them, and the recall that was promised then.
     """
@@ -144,18 +148,22 @@ def _generation(
         if recipe.kind != "exact":
             rows, dim = manifest.rows, manifest.layout.dim
             mapped = vectors.mapped(folder / VECTORS, rows, dim)
-            recipe, index = make(mapped)
+            recipe, index, copy = make(mapped)
             _write_index(index, folder / INDEX)
             scorer = vectors.scorer(folder / VECTORS, rows, dim)
             passing = vectors.streamed(folder / VECTORS, rows, dim)
-            bare = ApproximateIndex(index, mapped, scorer=scorer)
+            if copy is not None:
+                _write_index(copy, folder / COPY)
+                files[COPY] = file_facts(folder / COPY)
+            bare = ApproximateIndex(index, mapped, scorer=scorer, copy=copy)
             curve = tuning.measure(bare, manifest.layout, manifest.weights, recipe.seed, progress, passing)
             (folder / TUNING).write_text(curve.to_json(), encoding="utf-8")
             if before is not None:
-                searched = ApproximateIndex(index, mapped, curve, scorer)
+                searched = ApproximateIndex(index, mapped, curve, scorer, copy)
                 found = drift.measure(searched, manifest.layout, manifest.weights, *before, recipe.seed)
             files |= {each: file_facts(folder / each) for each in (INDEX, TUNING)}
-    generation = Generation(name, asdict(recipe), files, manifest.table_fingerprint, None, found, memory)
+    said = {name: value for name, value in asdict(recipe).items() if value is not False}  # as before there were copies
+    generation = Generation(name, said, files, manifest.table_fingerprint, None, found, memory)
     gallery.commit(with_generation(manifest, generation))
     for old in manifest.generations:
         remove(gallery.path / old.name)
@@ -230,16 +238,19 @@ def _base(gallery: Gallery, current: Generation) -> ExactIndex | ApproximateInde
         )
     if Recipe(**current.recipe).kind == "exact":
         return ExactIndex(mapped)
-    index_file, curve_file = (os.fspath(gallery.reading(folder / name)) for name in (INDEX, TUNING))
-    for name, file in ((INDEX, index_file), (TUNING, curve_file)):
+    files = {name: os.fspath(gallery.reading(folder / name)) for name in (INDEX, TUNING, COPY) if name in current.files}
+    for name, file in files.items():
         if sha256_file(file) != current.files[name]["sha256"]:
             raise DamagedError(f"{folder / name}: damaged (its checksum does not match); {remedy}")
-    curve = tuning.Tuning.from_json(Path(curve_file).read_text(encoding="utf-8"))
-    try:
-        index: Any = faiss.read_index(index_file)
-    except RuntimeError as error:
-        raise GalleryError(f"{folder / INDEX}: FAISS {faiss.__version__} cannot read it; {remedy}") from error
-    opened = ApproximateIndex(index, mapped, curve, vectors.scorer(gallery.reading(folder / VECTORS), *mapped.shape))
+    curve = tuning.Tuning.from_json(Path(files.pop(TUNING)).read_text(encoding="utf-8"))
+    read: dict[str, Any] = {}
+    for name, file in files.items():
+        try:
+            read[name] = faiss.read_index(file)
+        except RuntimeError as error:
+            raise GalleryError(f"{folder / name}: FAISS {faiss.__version__} cannot read it; {remedy}") from error
+    scorer = vectors.scorer(gallery.reading(folder / VECTORS), *mapped.shape)
+    opened = ApproximateIndex(read[INDEX], mapped, curve, scorer, read.get(COPY))
     if isinstance(opened.base, graph.Graph):
         graph.on_huge_pages(opened.base.index)
     return opened

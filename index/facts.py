@@ -39,12 +39,13 @@ def describe(gallery: Gallery, index: ExactIndex | ApproximateIndex | LiveIndex)
 def made_of(recipe: Recipe, dim: int) -> str:
     """A recipe in words."""
     of = f"{recipe.dims} of {dim} dimensions" if recipe.dims else f"all {dim} dimensions"
+    copy = ", a copy of the vectors at 8 bits" if recipe.copied else ""
     if recipe.kind == "exact":
         return f"brute force over all {dim} dimensions"
     if recipe.kind == "graph":
-        return f"HNSW over 8-bit codes of {of}, {2 * recipe.links} links a row"
+        return f"HNSW over 8-bit codes of {of}, {2 * recipe.links} links a row{copy}"
     codes = "1 bit a dimension" if recipe.kind == "rabitq" else f"{recipe.pq_m} codes of {recipe.nbits} bits"
-    return f"{recipe.nlist:,} lists, {codes} of {of}"
+    return f"{recipe.nlist:,} lists, {codes} of {of}{copy}"
 
 
 def _by_weights(base: ExactIndex | ApproximateIndex) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Format 1 knows a table and an index of all its rows. What came later is written only where a gallery has it, as a format
 that older code refuses instead of misreading it: rows added behind the index, removed rows and drift as format 2; an
-index whose vectors.f16 begins with a header (``index.vectors``), or that has a cap on its memory, as format 3.
+index whose vectors.f16 begins with a header (``index.vectors``), or that has a cap on its memory, as format 3; an index
+with a copy of the vectors as format 4.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from index.errors import DamagedError, FsearchError, GalleryError
 from index.table import Layout, Part
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "gallery.json"
 REMOVED = "removed-"  # removed-000007.npy: the rows of the table that are no longer in the gallery
 DRIFTED = 0.03  # recall on new rows this far below the promised one is drift; sampling alone moves it by about 0.01
@@ -163,7 +164,9 @@ class Manifest:
         for each in body["generations"]:
             later += _drop_defaults(each, {"parts": None, "drift": None, "memory": None})
         headed = any(each.headed for each in self.generations)
-        body = {"checksum": _NO_CHECKSUM, "format": 3 if headed or "memory" in later else 2 if later else 1, **body}
+        version = 3 if headed or "memory" in later else 2 if later else 1
+        version = FORMAT if any("copied" in each.recipe for each in self.generations) else version
+        body = {"checksum": _NO_CHECKSUM, "format": version, **body}
         text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
         return text.replace(_NO_CHECKSUM, hashlib.sha256(text.encode()).hexdigest(), 1).encode()
 

@@ -36,7 +36,9 @@ class Recipe:
     nlist: lists. pq_m: codes of a vector; where it does not divide the dimension, vectors are padded with zeros.
     nbits: bits of one code. train_rows: rows drawn, with ``seed``, from the whole table to train on.
     dims: the projection that is coded, 0 for the vectors as they are. links, ef_construction: a vertex's links on a
-    graph's upper layers (twice as many on the lowest), and how many candidates they are chosen from.
+    graph's upper layers (twice as many on the lowest), and how many candidates they are chosen from. copied: a copy of
+    the whole vectors in memory, 8 bits a dimension, on which candidates are scored before the best of them are on the
+    float16 vectors (see ``with_copy``).
     """
 
     kind: str
@@ -48,6 +50,7 @@ class Recipe:
     dims: int = 0
     links: int = 0
     ef_construction: int = 0
+    copied: bool = False
 
     def coded(self, dim: int) -> int:
         """Dimensions of what is coded: of the projection, or the smallest multiple of ``pq_m`` that holds ``dim``."""
@@ -59,10 +62,11 @@ class Recipe:
         """Bytes held in memory for a row, beside the mapped float16 vectors, where rows are many: see ``resident``."""
         if self.kind == "exact":
             return 0.0
+        copy = dim if self.copied else 0
         if self.kind == "graph":  # 8-bit codes, links of 4 bytes, where they lie, the few upper layers
-            return self.coded(dim) + 8 * self.links + 17
+            return self.coded(dim) + 8 * self.links + 17 + copy
         bits = {"rabitq": self.coded(dim) + 96}.get(self.kind, self.pq_m * self.nbits)
-        return bits / 8 + 8  # and the row's number
+        return bits / 8 + 8 + copy  # and the row's number
 
     def resident(self, n: int, dim: int) -> float:
         """Bytes that an index of n rows holds in memory once it has served a filter, beside the mapped vectors.
@@ -126,6 +130,17 @@ def alternatives(n: int, d: int, dims: int, memory: int | None, seed: int = 0) -
             f"no index of {n} rows fits {memory} bytes, the least is {math.ceil(least)}: raise --memory, or use exact"
         )
     return fitting
+
+
+def with_copy(recipe: Recipe, n: int, d: int, memory: int | None) -> Recipe:
+    """The same recipe, copied where ``memory`` bytes hold the 8-bit copy beside the index and not the float16 vectors.
+
+    Where memory holds the mapped vectors they stay in the system's cache, and a copy gains nothing; where it does not,
+    each candidate is a read from the disk, of which a copy leaves some two a hit. Without a cap: no copy.
+    """
+    copied = replace(recipe, copied=True)
+    fits = memory is not None and copied.resident(n, d) <= memory < 2 * n * d
+    return copied if fits and recipe.kind != "exact" else recipe
 
 
 def for_rows(recipe: Recipe, n: int, d: int) -> Recipe:

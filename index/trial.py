@@ -13,7 +13,7 @@ from index.approximate import ApproximateIndex
 from index.errors import GalleryError
 from index.exact import as_float32
 from index.projection import choose_dims
-from index.recipe import Recipe, alternatives, choose, for_rows
+from index.recipe import Recipe, alternatives, choose, for_rows, with_copy
 from index.table import Layout
 from index.vectors import taken
 
@@ -34,14 +34,15 @@ def fitted(
     The projection is the narrowest that keeps neighbours (``projection.choose_dims``). "auto" builds every alternative
     that fits ``memory`` bytes over TRIAL_ROWS rows and takes the one that answers fastest at a recall@10 of 0.95, or
     comes nearest. Work grows slower than rows on a graph, and as fast in lists: such a sample flatters lists. Under
-    TRIAL_FROM rows the first that fits is taken: building it takes no longer than trying all.
+    TRIAL_FROM rows the first that fits is taken: building it takes no longer than trying all. What memory is left may
+    hold a copy of the vectors (``recipe.with_copy``).
     """
     n, dim = mapped.shape
     if kind == "ivfpq":
         only = choose(n, dim, kind, seed)
         if memory is not None and only.resident(n, dim) > memory:
             raise GalleryError(_too_large(kind, n, memory))
-        return only
+        return with_copy(only, n, dim, memory)
     rng = np.random.default_rng(seed)
     sample = taken(mapped, np.sort(rng.choice(n, min(n, TRIAL_ROWS), replace=False)))
     starts = np.array([block.start for block in layout.blocks])
@@ -50,13 +51,13 @@ def fitted(
     if not fitting:
         raise GalleryError(_too_large(kind, n, memory))
     if kind != "auto" or n < TRIAL_FROM:
-        return fitting[0]
+        return with_copy(fitting[0], n, dim, memory)
     trials: list[tuple[float, float, int]] = []
     for recipe in tqdm(fitting, desc="choose", unit="recipe", disable=None if progress else True):
         index = ApproximateIndex(approximate.build(sample, for_rows(recipe, len(sample), dim), starts), sample)
         reached, ms = tuning.trial(index, layout, weights, seed)
         trials.append((-min(reached, tuning.RECALL), ms, len(trials)))
-    return fitting[min(trials)[2]]
+    return with_copy(fitting[min(trials)[2]], n, dim, memory)
 
 
 def _too_large(kind: str, n: int, memory: int | None) -> str:

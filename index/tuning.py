@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,8 @@ def measure(
     queries = np.concatenate(list(kinds.values()))  # (kinds x rows, D)
     ks = [k for k in KS if k <= n // 4]
     truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1)
-    scored = _Scores(index, queries)
+    scored = _Scores(lambda rows: as_float32(taken(index.vectors, rows)), dim, queries)
+    guessed = _Scores(index.copied, dim, queries) if index.copy is not None else None
     true_scores = scored.of(_without(truth.rows, own))  # (q, largest k)
     slack = TIE_TOLERANCE * np.abs(true_scores[:, 0])
     depths = [depth for depth in DEPTHS if depth <= n // 4]  # beyond that, brute force
@@ -198,19 +199,30 @@ def measure(
         usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
         found = _without(index.candidates(queries, nprobe, max(usable) + 1, at_least=0), own)  # (q, depth)
         scores = scored.of(found)
-        met = {k: np.cumsum(scores >= (true_scores[:, k - 1] - slack)[:, None], axis=1) for k in ks}  # (q, depth)
+        good = {k: scores >= (true_scores[:, k - 1] - slack)[:, None] for k in ks}  # (q, depth)
+        counts = {k: np.cumsum(each, axis=1, dtype=np.int64) for k, each in good.items()}
+        ranked = scores if guessed is None else guessed.of(found)
         for depth in usable:
             at = {k: min(max(depth, k), scores.shape[1]) - 1 for k in ks}
-            shares = {k: np.minimum(met[k][:, at[k]], k).reshape(len(kinds), -1).mean(axis=1) / k for k in ks}
+            met = {k: counts[k][:, at[k]] for k in ks}
+            if index.copy is not None:
+                met = {k: _best(ranked, good[k], at[k] + 1, index.kept(k, at[k] + 1)) for k in ks}
+            shares = {k: np.minimum(met[k], k).reshape(len(kinds), -1).mean(axis=1) / k for k in ks}
             by_kind = {name: {k: float(shares[k][i]) for k in ks} for i, name in enumerate(kinds)}
             lowest = {k: min(by_kind[name][k] for name in kinds if not name.startswith("level")) for k in ks}
-            read = round(codes + depth * dim * 2)
+            read = round(codes + index.bytes_scored(10, depth))
             ms = _median_ms(index, queries, nprobe, depth) if timed else 0.0
             curve.append(Setting(nprobe, depth, lowest, by_kind, read, ms))
         if usable and min(min(kind.values()) for kind in curve[-1].by_kind.values()) >= ENOUGH:
             break
     starts = [block.start for block in layout.blocks]
     return Tuning(curve, seed, len(queries), f"faiss {faiss.__version__}", starts, default)
+
+
+def _best(ranked: Float32, good: npt.NDArray[np.bool_], depth: int, kept: int) -> Rows:
+    """How many are good among the ``kept`` that rank best of each query's first ``depth`` candidates, int64 (q,)."""
+    best = np.argpartition(-ranked[:, :depth], kept - 1, axis=1)[:, :kept]
+    return np.asarray(np.take_along_axis(good, best, axis=1).sum(axis=1))
 
 
 def trial(index: ApproximateIndex, layout: Layout, weights: Mapping[str, float], seed: int = 0) -> tuple[float, float]:
@@ -283,10 +295,11 @@ def _without(found: Rows, own: Rows) -> Rows:
 
 
 class _Scores:
-    """Exact scores of rows by queries (q, D), each computed once: more effort meets mostly what less effort has met."""
+    """Scores of rows, ``take`` (n,) -> (n, dim), by queries (q, dim), each computed once: more effort meets mostly what
+    less effort has met."""
 
-    def __init__(self, index: ApproximateIndex, queries: Float32) -> None:
-        self._vectors, self._queries = index.vectors, queries
+    def __init__(self, take: Callable[[Rows], Float32], dim: int, queries: Float32) -> None:
+        self._take, self._dim, self._queries = take, dim, queries
         self._keys, self._known = np.zeros(0, np.int64), np.zeros(0, np.float32)  # query << 32 | row, rising
 
     def of(self, rows: Rows) -> Float32:
@@ -304,11 +317,11 @@ class _Scores:
         """Scores of pairs that are not known yet. By row: queries that differ in their weights only meet the same."""
         order = np.argsort(rows, kind="stable")
         query, rows, scores = query[order], rows[order], np.empty(len(rows), np.float32)
-        at_once = max(1, SCORED_BYTES // (4 * self._vectors.shape[1]))
+        at_once = max(1, SCORED_BYTES // (4 * self._dim))
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
             first = np.append(True, rows[part][1:] != rows[part][:-1])
-            found = as_float32(taken(self._vectors, rows[part][first]))[np.cumsum(first) - 1]
+            found = self._take(rows[part][first])[np.cumsum(first) - 1]
             np.einsum("nd,nd->n", found, self._queries[query[part]], out=scores[part])
         keys = np.concatenate([self._keys, query << 32 | rows])
         order = np.argsort(keys)

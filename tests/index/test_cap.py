@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +96,7 @@ def test_an_index_that_outgrows_its_cap_becomes_what_fits(path: Path, structured
     room = next(more for more in range(5000) if recipe.resident(ROWS + more + 1, 96) > CAP)
     ids = [f"n{i}" for i in range(room + 200)]
     catalogue.add(path, rows_of(ids[: room - 10], structured[2000 : 2000 + room - 10]), tail_rows=0)
-    assert current(path).recipe == asdict(recipe)
+    assert Recipe(**current(path).recipe) == recipe
     catalogue.add(path, rows_of(ids[room - 10 :], structured[4000:4210]), tail_rows=10**6)
     generation = extend_generation(Gallery.open(path))
     assert generation.memory == CAP

@@ -67,9 +67,9 @@ def test_every_changed_byte_of_the_manifest_is_noticed(gallery: Gallery) -> None
 
 
 def test_newer_format_says_upgrade(gallery: Gallery) -> None:
-    content = gallery.manifest.to_bytes().replace(b'"format": 3', b'"format": 4')
+    content = gallery.manifest.to_bytes().replace(b'"format": 3', b'"format": 5')
     (gallery.path / MANIFEST).write_bytes(content)
-    with pytest.raises(GalleryError, match="format 4.*upgrade fsearch"):
+    with pytest.raises(GalleryError, match="format 5.*upgrade fsearch"):
         Gallery.open(gallery.path)
 
 
