@@ -122,15 +122,12 @@ class Graph:
             todo, walk = np.array(short, np.int64), walk * WIDEN
         return found
 
-    def bytes_read(self, queries: Float32, efforts: list[int]) -> list[int]:
-        """Mean bytes of codes and links that a query (q, d) reads at each effort."""
+    def bytes_read(self, queries: Float32, effort: int) -> int:
+        """Mean bytes of codes and links that a query (q, d) reads at this effort."""
         stats: Any = faiss.cvar.hnsw_stats
-        read = []
-        for effort in efforts:
-            stats.reset()
-            self.index.search(queries, 1, params=self.params(effort, 1))
-            read.append(round(stats.ndis / len(queries) * (self.index.d + 4)))
-        return read
+        stats.reset()
+        self.index.search(queries, 1, params=self.params(effort, 1))
+        return round(stats.ndis / len(queries) * (self.index.d + 4))
 
     def filtered_cost(self, effort: int, depth: int, survivors: int, queries: int) -> float:
         """What candidates among ``survivors`` allowed rows cost, one query, in rows fetched for a rerank."""

@@ -84,11 +84,10 @@ class Lists:
         self.index.search_preassigned_c(len(queries), faiss.swig_ptr(queries), depth, *arrays, False, params)
         return found
 
-    def bytes_read(self, queries: Float32, efforts: list[int]) -> list[int]:
-        """Mean bytes of codes that a query (q, d) scans at each effort."""
-        order = self.index.quantizer.search(queries, self.most)[1]
-        codes = np.cumsum(self.list_sizes[order], axis=1).mean(axis=0)  # in 1, 2, ... lists
-        return [round(float(codes[effort - 1]) * self.index.code_size) for effort in efforts]
+    def bytes_read(self, queries: Float32, effort: int) -> int:
+        """Mean bytes of codes that a query (q, d) scans at this effort."""
+        order = self.index.quantizer.search(queries, effort)[1]
+        return round(float(self.list_sizes[order].sum(axis=1).mean()) * self.index.code_size)
 
     def filtered_cost(self, effort: int, depth: int, survivors: int, queries: int) -> float:
         """What candidates among ``survivors`` allowed rows cost, one query, in rows fetched for a rerank."""

@@ -38,6 +38,7 @@ LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level end
 MARGIN, LEVEL_MARGIN = 0.1, 0.2
 ENOUGH = 0.995  # more effort is not measured once recall at every k is so high
 QUERIES = 128  # of each kind
+READ_OF = 4  # what a query reads is counted on one in so many of them
 TIMED = 5
 SCORED_BYTES = 1 << 24  # float32 rows scored at once
 LEAST_DEPTH = 64
@@ -169,11 +170,12 @@ def measure(
     progress: bool = False,
     table: Iterable[npt.NDArray[np.float16]] | None = None,
     timed: bool = True,
+    until: float | None = None,
 ) -> Tuning:
     """Measure the curve of an index over its own rows; the same curve, times apart, for the same seed.
 
     table: the index's vectors once more, as batches for the one pass of exact search (default: its memory map). timed:
-    measure milliseconds too.
+    measure milliseconds too. until: only recall@10 at level 0, and no more effort once it is so high.
     """
     rng = np.random.default_rng(seed)
     n, dim = index.vectors.shape
@@ -181,9 +183,11 @@ def measure(
     rows = np.sort(rng.choice(n, min(asked, n // 2), replace=False))
     default = [weights.get(name, 1.0) for name in layout.names]
     kinds = _queries(as_float32(taken(index.vectors, rows)), index, layout, default, rng)
+    if until is not None:
+        kinds = {name: each for name, each in kinds.items() if not name.startswith("level")}
     own = np.tile(rows, len(kinds))  # the row that query i was made of
     queries = np.concatenate(list(kinds.values()))  # (kinds x rows, D)
-    ks = [k for k in KS if k <= n // 4]
+    ks = [k for k in (KS if until is None else (10,)) if k <= n // 4]
     truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1)
     scored = _Scores(lambda rows: as_float32(taken(index.vectors, rows)), dim, queries)
     guessed = _Scores(index.copied, dim, queries) if index.copy is not None else None
@@ -191,17 +195,15 @@ def measure(
     slack = TIE_TOLERANCE * np.abs(true_scores[:, 0])
     depths = [depth for depth in DEPTHS if depth <= n // 4]  # beyond that, brute force
     efforts = index.base.efforts()
-    work = index.base.bytes_read(index.inner(queries), efforts)
     curve: list[Setting] = []
-    for nprobe, codes in tqdm(
-        list(zip(efforts, work, strict=True)), desc="measure", disable=None if progress else True
-    ):
+    for nprobe in tqdm(efforts, desc="measure", disable=None if progress else True):
         usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
         found = _without(index.candidates(queries, nprobe, max(usable) + 1, at_least=0), own)  # (q, depth)
         scores = scored.of(found)
         good = {k: scores >= (true_scores[:, k - 1] - slack)[:, None] for k in ks}  # (q, depth)
         counts = {k: np.cumsum(each, axis=1, dtype=np.int64) for k, each in good.items()}
         ranked = scores if guessed is None else guessed.of(found)
+        codes = index.base.bytes_read(index.inner(queries[::READ_OF]), nprobe)
         for depth in usable:
             at = {k: min(max(depth, k), scores.shape[1]) - 1 for k in ks}
             met = {k: counts[k][:, at[k]] for k in ks}
@@ -213,7 +215,7 @@ def measure(
             read = round(codes + index.bytes_scored(10, depth))
             ms = _median_ms(index, queries, nprobe, depth) if timed else 0.0
             curve.append(Setting(nprobe, depth, lowest, by_kind, read, ms))
-        if usable and min(min(kind.values()) for kind in curve[-1].by_kind.values()) >= ENOUGH:
+        if usable and min(min(kind.values()) for kind in curve[-1].by_kind.values()) >= (until or ENOUGH):
             break
     starts = [block.start for block in layout.blocks]
     return Tuning(curve, seed, len(queries), f"faiss {faiss.__version__}", starts, default)
@@ -228,7 +230,8 @@ def _best(ranked: Float32, good: npt.NDArray[np.bool_], depth: int, kept: int) -
 def trial(index: ApproximateIndex, layout: Layout, weights: Mapping[str, float], seed: int = 0) -> tuple[float, float]:
     """(recall@10, milliseconds a query when many are asked at once) of the least work that reaches RECALL, or comes
     nearest."""
-    chosen = measure(index, layout, weights, seed, timed=False).choose(RECALL, 10)
+    until = RECALL + MARGIN * (1 - RECALL)
+    chosen = measure(index, layout, weights, seed, timed=False, until=until).choose(RECALL, 10)
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(index.vectors), min(512, len(index.vectors)), replace=False))
     queries = as_float32(taken(index.vectors, rows)) * layout.scale(weights)

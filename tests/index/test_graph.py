@@ -78,7 +78,7 @@ def test_walks_that_meet_too_few_are_made_wider(
 
 
 def test_wider_walks_read_more(base: Graph, inner: np.ndarray) -> None:
-    read = base.bytes_read(inner, base.efforts())
+    read = [base.bytes_read(inner, effort) for effort in base.efforts()]
     assert read == sorted(read)
     assert 12 * (base.index.d + 4) < read[0] < read[-1] <= 6000 * (base.index.d + 4)
 

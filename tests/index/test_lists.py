@@ -58,7 +58,7 @@ def test_a_filter_probes_until_it_met_enough(index: ApproximateIndex, queries: n
 def test_more_lists_are_more_bytes(index: ApproximateIndex, queries: np.ndarray) -> None:
     efforts = index.base.efforts()
     assert efforts[-1] == index.base.most
-    read = index.base.bytes_read(index.inner(queries), efforts)
+    read = [index.base.bytes_read(index.inner(queries), effort) for effort in efforts]
     assert read == sorted(read)
     assert read[-1] == 6000 * index.base.index.code_size
 

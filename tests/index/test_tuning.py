@@ -15,6 +15,7 @@ from index.hits import Hits
 from index.recipe import choose
 from index.table import Layout
 from index.tuning import Setting, Tuning, level_of
+from tests.index.conftest import APPROXIMATE, LAYOUT
 
 
 def curve(*points: tuple[int, int, float, int]) -> Tuning:
@@ -244,3 +245,21 @@ def test_hardly_any_rows_are_measured(structured: np.ndarray, layout: Layout, mo
         made = approximate.build(few, choose(1024, 96, kind, dims=32))
         index = ApproximateIndex(made, few, tuning.measure(ApproximateIndex(made, few), layout, {}, timed=False))
         assert index.expected_recall(0.95, 10) >= 0.95
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_a_trial_measures_the_same_and_stops_early(
+    tuned: Callable[[str], ApproximateIndex], structured: np.ndarray, kind: str
+) -> None:
+    whole = tuned(kind)
+    assert whole.tuning is not None
+    bare = ApproximateIndex(whole.index, structured)
+    short = tuning.measure(bare, LAYOUT, {"color": 2.0}, timed=False, until=0.9).curve
+    assert len(short) < len(whole.tuning.curve)
+    by_knobs = {(each.nprobe, each.rerank): each for each in whole.tuning.curve}
+    for each in short:
+        assert set(each.recall) == {10}
+        assert set(each.by_kind) == {"default weights", "edited"}
+        same = by_knobs[each.nprobe, each.rerank]
+        assert each.recall[10] == same.recall[10]
+    assert short[-1].recall[10] >= 0.9 or short[-1].nprobe == whole.base.most
