@@ -53,7 +53,7 @@ def _remove(path: Path) -> object:
 
 WORK: dict[str, Work] = {
     "build": lambda path: build_generation(Gallery.open(path), "exact"),
-    "build ivfpq": lambda path: build_generation(Gallery.open(path), "ivfpq"),
+    "build with a copy": lambda path: build_generation(Gallery.open(path), "fastscan", memory=180 * ROWS),
     "add": _add,
     "add ivfpq": _add,
     "remove": _remove,
@@ -90,7 +90,7 @@ def done(work: Callable[[], object]) -> None:
 
 START = {
     "build": "bare",
-    "build ivfpq": "bare",
+    "build with a copy": "bare",
     "add": "changed-exact",
     "add ivfpq": "changed-ivfpq",
     "remove": "indexed-exact",
