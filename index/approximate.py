@@ -29,6 +29,7 @@ from index.vectors import release, release_scorer, taken
 ADD_BYTES = 1 << 26  # float32 rows added at once: a graph is filled by all threads only if there are many
 RERANK_BYTES = 1 << 19  # float32 candidates held at once: what fits the cache is widened and scored twice as fast
 CANDIDATES_AT_ONCE = 1 << 22  # (score, row) pairs FAISS returns at once
+ORDERED_FROM = 256  # queries asked together, from which on near ones are asked one after the other
 FILTER_MARGIN = 2  # a filter may disagree with the query: this much more is reranked
 LEARNED_FROM = 65_536  # rows that a projection is learned from
 KEPT, KEPT_MORE = 2, 10  # for k hits so many times k, and at least so many more, of a copy's best are scored again
@@ -61,6 +62,8 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
             inner.train(_pad(_taken(vectors, rows), inner.d))
         bar.set_postfix_str("adding")
         _add(index, vectors, 0, bar)
+        if recipe.kind == "graph":
+            graph.settle(inner, recipe.seed)
     return index
 
 
@@ -84,13 +87,16 @@ def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: b
 
 def _add(index: Any, vectors: npt.NDArray[np.float16], start: int, bar: tqdm) -> None:
     inner, rotate = _parts(index)
-    crowded = graph.crowding(vectors, start) if isinstance(inner, faiss.IndexHNSW) else np.zeros(0, bool)
+    walked = isinstance(graph.within(inner), faiss.IndexHNSW)
+    crowded = graph.crowding(vectors, start) if walked else np.zeros(0, bool)
     at_once = max(1, ADD_BYTES // (4 * vectors.shape[1]))
     for at in range(start, len(vectors), at_once):
         piece = _pad(as_float32(vectors[at : at + at_once]), index.d)
         if (here := crowded[at - start : at - start + at_once]).any():
             graph.add_scattered(inner, piece if rotate is None else rotate.apply(piece), here, at)
             index.ntotal = inner.ntotal
+        elif walked:
+            graph.add(index, piece)
         else:
             index.add(piece)
         release(vectors)
@@ -98,7 +104,7 @@ def _add(index: Any, vectors: npt.NDArray[np.float16], start: int, bar: tqdm) ->
 
 
 def _parts(index: Any) -> tuple[Any, Any]:
-    """The graph or the lists of a FAISS index, and the projection before them or None."""
+    """The graph, with its map if it has one, or the lists of a FAISS index, and the projection before them or None."""
     if not isinstance(index, faiss.IndexPreTransform):
         return index, None
     return faiss.downcast_index(index.index), faiss.downcast_VectorTransform(index.chain.at(0))  # type: ignore[attr-defined]
@@ -146,7 +152,8 @@ class ApproximateIndex:
         self.index, self.vectors, self.tuning = index, vectors, tuning
         inner, rotate = _parts(index)
         self._matrix = None if rotate is None else faiss.vector_to_array(rotate.A).reshape(rotate.d_out, rotate.d_in)
-        self.base: Graph | Lists = Graph(inner) if isinstance(inner, faiss.IndexHNSW) else Lists(inner)
+        walked = isinstance(graph.within(inner), faiss.IndexHNSW)
+        self.base: Graph | Lists = Graph(inner) if walked else Lists(inner)
         self.copy, self._refined, self._scorer = copy, None, None
         self._settings: dict[tuple[Any, ...], Setting] = {}  # a choice goes through the whole curve
         self._parameters: dict[tuple[int, int, int], Any] = {}  # and FAISS's objects take as long to make as a search
@@ -198,7 +205,12 @@ class ApproximateIndex:
         depth = min(max(setting.rerank * (1 if rows is None else FILTER_MARGIN), k), allowed)
         if rows is None and self._refined is not None and k <= n:
             params = self._faiss_parameters(setting.nprobe, depth, k)
-            scores, found = self._refined.search(queries, k, params=params)
+            if len(queries) >= ORDERED_FROM and isinstance(self.base, Graph):
+                order = graph.walk_order(queries)
+                scores, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+                scores[order], found[order] = self._refined.search(queries[order], k, params=params)
+            else:
+                scores, found = self._refined.search(queries, k, params=params)
             if (found[0, -1] if len(found) == 1 else found[:, -1].min()) >= 0:  # FAISS pads with -1
                 return Hits.ordered(found, scores)
         if rows is not None and self._brute_force_is_cheaper(len(rows), len(queries), setting.nprobe, depth):

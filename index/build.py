@@ -162,8 +162,7 @@ def _generation(
                 searched = ApproximateIndex(index, mapped, curve, scorer, copy)
                 found = drift.measure(searched, manifest.layout, manifest.weights, *before, recipe.seed)
             files |= {each: file_facts(folder / each) for each in (INDEX, TUNING)}
-    said = {name: value for name, value in asdict(recipe).items() if value is not False}  # as before there were copies
-    generation = Generation(name, said, files, manifest.table_fingerprint, None, found, memory)
+    generation = Generation(name, asdict(recipe), files, manifest.table_fingerprint, None, found, memory)
     gallery.commit(with_generation(manifest, generation))
     for old in manifest.generations:
         remove(gallery.path / old.name)

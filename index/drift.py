@@ -26,25 +26,28 @@ def measure(
 ) -> Drift:
     """Recall of queries made of rows ``trained``.. at the default weights and setting, beside that promised before.
 
-    A row that a query is made of is taken out of both answers. Only the index's ``search`` and ``release`` are used.
+    A row that a query is made of is taken out of both answers; of a graph and the true neighbours all of them are.
     """
     rng = np.random.default_rng(seed)
     n = len(index.vectors)
     own = trained + np.sort(rng.choice(n - trained, min(QUERIES, n - trained), replace=False))
     queries = as_float32(taken(index.vectors, own)) * layout.scale(weights)
     k = min(K, n - 1)
-    truth = _without(exact_search(passing(index.vectors), queries, k), own)
     parts = []
-    for query in queries:  # one by one: each maps up to 2 MiB around a candidate, for a moment
-        parts.append(index.search(query[None], k))
-        index.release()
+    with index.base.hidden(own) as hidden:
+        for query in queries:  # one by one: each maps up to 2 MiB around a candidate, for a moment
+            parts.append(index.search(query[None], k))
+            index.release()
     every = (np.concatenate([getattr(each, name) for each in parts]) for name in ("rows", "scores", "counts"))
-    found = _without(Hits(*every), own)
+    out = own[None] if hidden else own[:, None]  # of each query's answers: all that were asked, or the one it is
+    near = exact_search(passing(index.vectors), queries, min(k + (len(own) if hidden else 0), n))
+    found, truth = (_without(each, out, k - 1) for each in (Hits(*every), near))
     return Drift(trained, n - trained, k, round(recall(found, truth, k - 1), 4), round(promised, 4))
 
 
-def _without(hits: Hits, own: Rows) -> Hits:
-    """Hits (q, k) less each query's own row, or less the last where it is not among them: (q, k - 1)."""
+def _without(hits: Hits, out: Rows, k: int) -> Hits:
+    """The k best of hits (q, any) that are none of ``out`` (1 or q, any)."""
     keys = rank_keys(hits.scores, hits.rows)
-    keys[(hits.rows < 0) | (hits.rows == own[:, None])] = 0
-    return Hits.from_keys(keys, hits.rows.shape[1] - 1)
+    gone = np.isin(hits.rows, out) if len(out) == 1 else hits.rows == out
+    keys[(hits.rows < 0) | gone] = 0
+    return Hits.from_keys(keys, k)

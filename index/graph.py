@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss as _faiss
@@ -25,15 +27,48 @@ KEPT_AT_ONCE = 1 << 22  # vertices that the walks of queries asked together keep
 STEP_COST = 0.5  # one vertex's code fetched and compared, beside fetching one row for a rerank
 COPIES = 16  # rows of one vector that are linked where they lie
 SCATTER = 0.6  # how far further ones are moved while they are linked, beside their length
+PLACES, ROWS_A_PLACE = 1024, 1000  # clusters that vertices are sorted by, and how small they may be
+DECODED_AT_ONCE = 1 << 16
+LINKS_AT_ONCE = 1 << 24
+PIVOTS = 32  # queries that the others of a batch are sorted by
 MADV_HUGEPAGE, MADV_COLLAPSE, HUGE = 14, 25, 1 << 21
 
 
 def empty(recipe: Recipe, dim: int) -> Any:
-    """The untrained FAISS index of a recipe for vectors of ``dim`` dimensions."""
+    """The untrained FAISS index of a recipe for vectors of ``dim`` dimensions: a graph in a map to row numbers."""
     index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, recipe.links, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = recipe.ef_construction
     index.hnsw.rng = faiss.RandomGenerator(recipe.seed)
-    return index
+    return faiss.IndexIDMap(index)
+
+
+def settle(index: Any, seed: int = 0) -> None:
+    """Move the vertices of ``empty``'s index, filled in the order of rows, so that near ones lie side by side.
+
+    A walk goes about one place, and finds more of it in the processor's caches (cf. Coleman et al. 2022, graph
+    reordering): over a million rows of 48 dimensions it took a tenth to a sixth less time. Its answers are the same.
+    """
+    inner: Any = faiss.downcast_index(index.index)
+    n, storage = inner.ntotal, faiss.downcast_index(inner.storage)
+    codes = faiss.rev_swig_ptr(storage.codes.data(), storage.codes.size()).reshape(n, -1)
+    places = max(1, min(PLACES, n // ROWS_A_PLACE))
+    sample = np.random.default_rng(seed).choice(n, min(n, 64 * places), replace=False)
+    clusters = faiss.Kmeans(inner.d, places, niter=4, seed=seed, min_points_per_centroid=1)
+    clusters.train(storage.sa_decode(codes[sample]))
+    pieces = range(0, n, DECODED_AT_ONCE)
+    place = [clusters.index.search(storage.sa_decode(codes[at : at + DECODED_AT_ONCE]), 1)[1][:, 0] for at in pieces]
+    order = np.argsort(np.concatenate(place), kind="stable")
+    inner.permute_entries(order)
+    faiss.copy_array_to_vector(order, index.id_map)
+
+
+def walk_order(queries: Float32) -> Rows:
+    """An order of queries (q, D) asked together in which near ones follow each other, int64 (q,).
+
+    Their walks share what the caches hold: over a million rows a batch of 2,000 took a twelfth less time.
+    """
+    pivots = queries[:: max(1, len(queries) // PIVOTS)][:PIVOTS]
+    return np.argsort((queries @ pivots.T).argmax(axis=1), kind="stable")
 
 
 def crowding(vectors: npt.NDArray[np.float16], start: int, at_once: int = 2048) -> npt.NDArray[np.bool_]:
@@ -57,7 +92,7 @@ def crowding(vectors: npt.NDArray[np.float16], start: int, at_once: int = 2048) 
 
 
 def add_scattered(index: Any, vectors: Float32, crowded: npt.NDArray[np.bool_], seed: int) -> None:
-    """Add vectors (n, d) to a FAISS HNSW index; where ``crowded``, they are linked as if they lay elsewhere.
+    """Add vectors (n, d) to ``empty``'s index, or one without a map; where ``crowded``, as if they lay elsewhere.
 
     More copies of one vector than a vertex has links would be linked to each other only: a walk that meets them ends
     there, and rows beyond are never found. Linked at places around, they lead on. Their codes are then the true ones.
@@ -68,19 +103,34 @@ def add_scattered(index: Any, vectors: Float32, crowded: npt.NDArray[np.bool_], 
     moved = true + SCATTER * lengths * away / np.linalg.norm(away, axis=1, keepdims=True)
     placed, first = vectors.copy(), index.ntotal
     placed[crowded] = moved * lengths / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
-    index.add(placed)
-    storage: Any = faiss.downcast_index(index.storage)
+    add(index, placed)
+    storage: Any = faiss.downcast_index(within(index).storage)
     codes = faiss.rev_swig_ptr(storage.codes.data(), storage.codes.size()).reshape(index.ntotal, -1)
     codes[first + np.flatnonzero(crowded)] = storage.sa_encode(true)
 
 
+def within(index: Any) -> Any:
+    """The HNSW index within ``empty``'s; itself where it has no map, as in galleries of before."""
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+
+
+def add(index: Any, vectors: Float32) -> None:
+    """Add the next rows to ``empty``'s index, to one with a projection before it, or to one without a map."""
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    if isinstance(inner, faiss.IndexIDMap):
+        index.add_with_ids(vectors, np.arange(index.ntotal, index.ntotal + len(vectors)))
+    else:
+        index.add(vectors)
+
+
 class Graph:
-    """A filled FAISS HNSW index. ``effort`` is efSearch: how many of the best vertices met a walk keeps."""
+    """A filled FAISS HNSW index, with a map or without. ``effort`` is efSearch: how many of the best vertices met
+    a walk keeps."""
 
     knob = "efSearch"
 
     def __init__(self, index: Any) -> None:
-        self.index, self.most = index, max(EFFORTS)
+        self.outer, self.index, self.most = index, within(index), max(EFFORTS)
 
     def params(self, effort: int, depth: int) -> Any:
         return faiss.SearchParametersHNSW(efSearch=max(effort, depth))
@@ -101,7 +151,7 @@ class Graph:
         is to score them.
         """
         if rows is None:
-            return np.asarray(self.index.search(queries, depth, params=self.params(effort, depth))[1])
+            return np.asarray(self.outer.search(queries, depth, params=self.params(effort, depth))[1])
         allowed = np.zeros(self.index.ntotal, bool)
         allowed[rows] = True
         found = np.full((len(queries), depth), -1, np.int64)
@@ -112,7 +162,7 @@ class Graph:
             at_once = max(1, KEPT_AT_ONCE // kept)
             for start in range(0, len(todo), at_once):
                 part = todo[start : start + at_once]
-                walked = self.index.search(queries[part], kept, params=self.params(kept, kept))[1]
+                walked = self.outer.search(queries[part], kept, params=self.params(kept, kept))[1]
                 for query, met in zip(part, walked, strict=True):
                     near = met[allowed[met] & (met >= 0)][:depth]
                     if len(near) < enough:
@@ -121,6 +171,28 @@ class Graph:
                         found[query, : len(near)] = near
             todo, walk = np.array(short, np.int64), walk * WIDEN
         return found
+
+    @contextmanager
+    def hidden(self, rows: Rows) -> Iterator[bool]:
+        """Walks do not meet these rows (and True) while it lasts: links to them lead back to where they start.
+
+        A query made of a row that is in the graph finds its neighbours at once, since that row is linked to them: a
+        million rows seemed to be found with 0.96 where fresh queries reached 0.945.
+        """
+        ids = faiss.vector_to_array(self.outer.id_map) if self.outer is not self.index else np.arange(self.index.ntotal)
+        mine = np.isin(ids, rows)
+        links = faiss.rev_swig_ptr(self.index.hnsw.neighbors.data(), self.index.hnsw.neighbors.size())
+        at_once = range(0, len(links), LINKS_AT_ONCE)
+        # link -1 is none, and reads what the last vertex says
+        found = [np.flatnonzero(mine[(some := links[at : at + LINKS_AT_ONCE])] & (some >= 0)) + at for at in at_once]
+        places = np.concatenate(found)
+        offsets = faiss.rev_swig_ptr(self.index.hnsw.offsets.data(), self.index.hnsw.offsets.size())
+        before = links[places]
+        links[places] = np.searchsorted(offsets, places, side="right") - 1
+        try:
+            yield True
+        finally:
+            links[places] = before
 
     def bytes_read(self, queries: Float32, effort: int) -> int:
         """Mean bytes of codes and links that a query (q, d) reads at this effort."""

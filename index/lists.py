@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -83,6 +84,10 @@ class Lists:
         arrays = [faiss.swig_ptr(each) for each in (lists, distances, scores, found)]
         self.index.search_preassigned_c(len(queries), faiss.swig_ptr(queries), depth, *arrays, False, params)
         return found
+
+    def hidden(self, rows: Rows) -> AbstractContextManager[bool]:
+        """Nothing is hidden (False): a row is found by its code, as a fresh query would find it."""
+        return nullcontext(False)
 
     def bytes_read(self, queries: Float32, effort: int) -> int:
         """Mean bytes of codes that a query (q, d) scans at this effort."""

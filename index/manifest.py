@@ -2,8 +2,8 @@
 
 Format 1 knows a table and an index of all its rows. What came later is written only where a gallery has it, as a format
 that older code refuses instead of misreading it: rows added behind the index, removed rows and drift as format 2; an
-index whose vectors.f16 begins with a header (``index.vectors``), or that has a cap on its memory, as format 3; an index
-with a copy of the vectors as format 4.
+index whose vectors.f16 begins with a header (``index.vectors``), or that has a cap on its memory, as format 3; an
+index that may have a copy of the vectors, and whose graph has a map to row numbers, as format 4.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The measured curve of an index: recall against exact search for each effort and number of candidates reranked.
 
-Queries are table rows, the row itself taken out of both answers. They are asked at the gallery's default block weights,
-with one block taken from another row, as an edit does, and at other weights: these are sorted into levels by the cosine
-between a query's weights and the default ones, since an index is built for the default ones, and the farther a query is
-from them, the more of it must be read. Recall is tie-aware, and each level has a curve of its own.
+Queries are table rows, the row itself taken out of both answers; a graph does not meet any of them meanwhile. They are
+asked at the gallery's default block weights, with one block taken from another row, as an edit does, and at other
+weights: these are sorted into levels by the cosine between a query's weights and the default ones, since an index is
+built for the default ones, and the farther a query is from them, the more of it must be read. Recall is tie-aware, and
+each level has a curve of its own.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level end
 MARGIN, LEVEL_MARGIN = 0.1, 0.2
 ENOUGH = 0.995  # more effort is not measured once recall at every k is so high
 QUERIES = 128  # of each kind
+SPARE = 16  # true neighbours of a query that may themselves be asked
 READ_OF = 4  # what a query reads is counted on one in so many of them
 TIMED = 5
 SCORED_BYTES = 1 << 24  # float32 rows scored at once
@@ -188,35 +190,38 @@ def measure(
     own = np.tile(rows, len(kinds))  # the row that query i was made of
     queries = np.concatenate(list(kinds.values()))  # (kinds x rows, D)
     ks = [k for k in (KS if until is None else (10,)) if k <= n // 4]
-    truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1)
+    truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1 + SPARE)
     scored = _Scores(lambda rows: as_float32(taken(index.vectors, rows)), dim, queries)
     guessed = _Scores(index.copied, dim, queries) if index.copy is not None else None
-    true_scores = scored.of(_without(truth.rows, own))  # (q, largest k)
-    slack = TIE_TOLERANCE * np.abs(true_scores[:, 0])
-    depths = [depth for depth in DEPTHS if depth <= n // 4]  # beyond that, brute force
-    efforts = index.base.efforts()
-    curve: list[Setting] = []
-    for nprobe in tqdm(efforts, desc="measure", disable=None if progress else True):
-        usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
-        found = _without(index.candidates(queries, nprobe, max(usable) + 1, at_least=0), own)  # (q, depth)
-        scores = scored.of(found)
-        good = {k: scores >= (true_scores[:, k - 1] - slack)[:, None] for k in ks}  # (q, depth)
-        counts = {k: np.cumsum(each, axis=1, dtype=np.int64) for k, each in good.items()}
-        ranked = scores if guessed is None else guessed.of(found)
-        codes = index.base.bytes_read(index.inner(queries[::READ_OF]), nprobe)
-        for depth in usable:
-            at = {k: min(max(depth, k), scores.shape[1]) - 1 for k in ks}
-            met = {k: counts[k][:, at[k]] for k in ks}
-            if index.copy is not None:
-                met = {k: _best(ranked, good[k], at[k] + 1, index.kept(k, at[k] + 1)) for k in ks}
-            shares = {k: np.minimum(met[k], k).reshape(len(kinds), -1).mean(axis=1) / k for k in ks}
-            by_kind = {name: {k: float(shares[k][i]) for k in ks} for i, name in enumerate(kinds)}
-            lowest = {k: min(by_kind[name][k] for name in kinds if not name.startswith("level")) for k in ks}
-            read = round(codes + index.bytes_scored(10, depth))
-            ms = _median_ms(index, queries, nprobe, depth) if timed else 0.0
-            curve.append(Setting(nprobe, depth, lowest, by_kind, read, ms))
-        if usable and min(min(kind.values()) for kind in curve[-1].by_kind.values()) >= (until or ENOUGH):
-            break
+    with index.base.hidden(rows) as hidden:
+        true_rows = _others(truth.rows, np.isin(truth.rows, rows) if hidden else truth.rows == own[:, None])
+        true_scores = scored.of(true_rows[:, : ks[-1]])
+        slack = TIE_TOLERANCE * np.abs(true_scores[:, 0])
+        depths = [depth for depth in DEPTHS if depth <= n // 4]  # beyond that, brute force
+        efforts = index.base.efforts()
+        curve: list[Setting] = []
+        for nprobe in tqdm(efforts, desc="measure", disable=None if progress else True):
+            usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
+            found = index.candidates(queries, nprobe, max(usable) + (not hidden), at_least=0)
+            found = found if hidden else _without(found, own)  # (q, depth)
+            scores = scored.of(found)
+            good = {k: scores >= (true_scores[:, k - 1] - slack)[:, None] for k in ks}  # (q, depth)
+            counts = {k: np.cumsum(each, axis=1, dtype=np.int64) for k, each in good.items()}
+            ranked = scores if guessed is None else guessed.of(found)
+            codes = index.base.bytes_read(index.inner(queries[::READ_OF]), nprobe)
+            for depth in usable:
+                at = {k: min(max(depth, k), scores.shape[1]) - 1 for k in ks}
+                met = {k: counts[k][:, at[k]] for k in ks}
+                if index.copy is not None:
+                    met = {k: _best(ranked, good[k], at[k] + 1, index.kept(k, at[k] + 1)) for k in ks}
+                shares = {k: np.minimum(met[k], k).reshape(len(kinds), -1).mean(axis=1) / k for k in ks}
+                by_kind = {name: {k: float(shares[k][i]) for k in ks} for i, name in enumerate(kinds)}
+                lowest = {k: min(by_kind[name][k] for name in kinds if not name.startswith("level")) for k in ks}
+                read = round(codes + index.bytes_scored(10, depth))
+                ms = _median_ms(index, queries, nprobe, depth) if timed else 0.0
+                curve.append(Setting(nprobe, depth, lowest, by_kind, read, ms))
+            if usable and min(min(kind.values()) for kind in curve[-1].by_kind.values()) >= (until or ENOUGH):
+                break
     starts = [block.start for block in layout.blocks]
     return Tuning(curve, seed, len(queries), f"faiss {faiss.__version__}", starts, default)
 
@@ -288,6 +293,11 @@ def _drawn_weights(blocks: int, default: Sequence[float], rng: np.random.Generat
     ways = np.stack([uniform, kept, alone, scaled])  # (4, n, blocks)
     drawn = ways[rng.integers(0, 4, n), np.arange(n)]
     return drawn[(drawn > 0).any(axis=1)].astype(np.float32)
+
+
+def _others(found: Rows, mine: npt.NDArray[np.bool_]) -> Rows:
+    """Rows (q, m) in their order, but those that are ``mine`` (q, m) behind all others."""
+    return np.take_along_axis(found, np.argsort(mine, axis=1, kind="stable"), axis=1)
 
 
 def _without(found: Rows, own: Rows) -> Rows:

@@ -52,7 +52,7 @@ def test_the_cap_is_remembered_and_kept(path: Path, structured: np.ndarray) -> N
     cap = CAP
     generation = build_generation(Gallery.open(path), "graph", memory=cap)
     assert (generation.memory, current(path).memory) == (cap, cap)
-    assert json.loads((path / "gallery.json").read_text())["format"] == 3
+    assert json.loads((path / "gallery.json").read_text())["format"] == 4
     assert Recipe(**generation.recipe).resident(ROWS, 96) <= cap
     assert is_current(Gallery.open(path).manifest, "auto", None)
     assert is_current(Gallery.open(path).manifest, "graph", cap)

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,8 @@ def test_drift_is_measured_on_new_rows_alone(structured: np.ndarray) -> None:
     class Half(ExactIndex):
         """Never finds rows from 3,000 on."""
 
+        base = SimpleNamespace(hidden=lambda rows: nullcontext(False))
+
         def search(self, queries: np.ndarray, k: int, **_: Any) -> Any:
             return ExactIndex.search(self, queries, k, rows=np.arange(3000))
 
@@ -171,6 +175,7 @@ def test_drift_is_measured_on_new_rows_alone(structured: np.ndarray) -> None:
     assert lost.promised == 0.96
     assert lost.drifted
     sound: Any = ExactIndex(structured[:4000])
+    sound.base = Half.base
     kept = drift.measure(sound, LAYOUT, {}, 3000, 0.96)
     assert (kept.recall, kept.rows, kept.trained, kept.drifted) == (1.0, 1000, 3000, False)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
-from index import catalogue
+from index import catalogue, graph
+from index.approximate import ApproximateIndex
 from index.build import build_generation, open_index
 from index.exact import ExactIndex, as_float32
 from index.gallery import Gallery, verify
+from index.graph import Graph
 from tests.index.conftest import rows_of
 
 FORMAT_1 = Path(__file__).parent / "format-1"
@@ -47,14 +51,14 @@ def test_it_can_be_changed_and_is_then_of_format_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "auto"])
-def test_a_new_index_is_of_format_3(kind: str, tmp_path: Path) -> None:
+def test_a_new_index_is_of_format_4(kind: str, tmp_path: Path) -> None:
     """Its vectors.f16 begins with a header, which older code would take for vectors."""
     path = Path(shutil.copytree(FORMAT_1, tmp_path / "gallery"))
     old = Gallery.open(path)
     assert old.manifest.current is not None
     assert not old.manifest.current.headed
     build_generation(old, kind)
-    assert json.loads((path / "gallery.json").read_bytes())["format"] == 3
+    assert json.loads((path / "gallery.json").read_bytes())["format"] == 4
     gallery = Gallery.open(path)
     assert gallery.manifest.current is not None
     assert gallery.manifest.current.headed
@@ -63,4 +67,27 @@ def test_a_new_index_is_of_format_3(kind: str, tmp_path: Path) -> None:
     file = path / gallery.manifest.current.name / "vectors.f16"
     assert file.read_bytes().endswith(old.vectors(every).tobytes())
     assert file.stat().st_size > old.vectors(every).nbytes
+    assert verify(path) == []
+
+
+def test_a_graph_without_a_map_is_searched_and_extended(
+    tmp_path: Path, structured: np.ndarray, gallery_at: Callable[..., Gallery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As format 3 had them: vertices are rows."""
+    path = gallery_at(tmp_path / "gallery", structured[:1500], 600).path
+    with monkeypatch.context() as patch:
+        patch.setattr(faiss, "IndexIDMap", lambda inner: inner)
+        patch.setattr(graph, "within", lambda inner: inner)  # isinstance knows no function
+        patch.setattr(graph, "settle", lambda *_: None)
+        patch.setattr(graph, "add", lambda index, vectors: index.add(vectors))
+        build_generation(Gallery.open(path), "graph")
+    for rows in (1500, 1520):
+        index = open_index(Gallery.open(path))
+        assert isinstance(index, ApproximateIndex)
+        assert isinstance(index.base, Graph)
+        assert index.base.outer is index.base.index
+        assert index.index.ntotal == rows
+        asked = as_float32(structured[:rows:7])
+        assert (index.search(asked, 10, nprobe=256, rerank=64).rows == np.arange(0, rows, 7)[:, None]).any(axis=1).all()
+        catalogue.add(path, rows_of([f"n{rows + i}" for i in range(20)], structured[1500:1520]), tail_rows=0)
     assert verify(path) == []

@@ -48,7 +48,7 @@ def test_manifest_comes_back(gallery: Gallery) -> None:
     assert isinstance(read.parts[0], Part)
     assert isinstance(read.generations[0], Generation)
     body = json.loads(gallery.manifest.to_bytes())
-    assert body["format"] == 3  # its index was made now
+    assert body["format"] == 4  # its index was made now
     later = {"removed", "changes"}  # written only where there is something to say
     assert set(body) == {"checksum", "format"} | {field.name for field in dataclasses.fields(Manifest)} - later
 
@@ -67,7 +67,7 @@ def test_every_changed_byte_of_the_manifest_is_noticed(gallery: Gallery) -> None
 
 
 def test_newer_format_says_upgrade(gallery: Gallery) -> None:
-    content = gallery.manifest.to_bytes().replace(b'"format": 3', b'"format": 5')
+    content = gallery.manifest.to_bytes().replace(b'"format": 4', b'"format": 5')
     (gallery.path / MANIFEST).write_bytes(content)
     with pytest.raises(GalleryError, match="format 5.*upgrade fsearch"):
         Gallery.open(gallery.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import faiss
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from index.exact import as_float32
 from index.graph import Graph
 from index.recipe import choose
 from tests.index.checks import reached
+from tests.index.conftest import LAYOUT, make_vectors
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,14 @@ def inner(tuned: Callable[[str], ApproximateIndex], queries: np.ndarray) -> np.n
 
 def codes_scored(base: Graph, queries: np.ndarray) -> np.ndarray:
     """The oracle: every code decoded and scored, (q, 6000)."""
-    return queries @ base.index.storage.reconstruct_n(0, base.index.ntotal).T
+    return queries @ codes_of(base).T
+
+
+def codes_of(base: Graph) -> np.ndarray:
+    """Every code decoded, in the order of rows."""
+    rows = faiss.vector_to_array(base.outer.id_map)
+    assert np.array_equal(np.sort(rows), np.arange(base.index.ntotal))
+    return base.index.storage.reconstruct_n(0, base.index.ntotal)[np.argsort(rows)]
 
 
 def test_candidates_are_the_best_codes(base: Graph, inner: np.ndarray) -> None:
@@ -51,12 +60,13 @@ def test_filtered_candidates_are_the_best_allowed_codes(
     found = base.candidates(inner, 32, 40, rows, at_least=10)
     assert ((found >= 0).sum(axis=1) >= 20).all()
     scores = codes_scored(base, inner)[:, rows]
-    best = -np.sort(-scores, axis=1)
+    best, shares = -np.sort(-scores, axis=1), []
     for i, each in enumerate(found):
         near = each[each >= 0]
         assert np.isin(near, rows).all()
         reached = scores[i, np.searchsorted(rows, near)]
-        assert (reached >= best[i, len(near) - 1] - 1e-4).mean() >= 0.9
+        shares.append((reached >= best[i, len(near) - 1] - 1e-4).mean())
+    assert np.mean(shares) >= 0.95
 
 
 def test_walks_that_meet_too_few_are_made_wider(
@@ -101,7 +111,7 @@ def test_copies_of_one_photo_do_not_hide_the_others(structured: np.ndarray) -> N
         assert reached(index, others, index.search(others, 10, nprobe=128, rerank=64), 10) >= 0.97
         # their codes are their own, wherever they are linked
         assert isinstance(index.base, Graph)
-        codes = index.base.index.storage.reconstruct_n(0, 1500)
+        codes = codes_of(index.base)
         assert (codes[:400] == codes[0]).all()
 
 
@@ -117,3 +127,74 @@ def test_crowding_is_what_repeats_often(structured: np.ndarray) -> None:
             met[row] += 1
         assert graph.crowding(vectors, start, at_once=97).tolist() == expected
     assert not graph.crowding(structured, 0).any()
+
+
+def test_settled_vertices_answer_the_same_side_by_side(structured: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "ROWS_A_PLACE", 100)
+    recipe = choose(len(structured), 96, "graph")
+    asked = as_float32(structured[::60])
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "settle", lambda *_: None)
+        plain = ApproximateIndex(approximate.build(structured, recipe), structured)
+    moved = ApproximateIndex(approximate.build(structured, recipe), structured)
+    for each in (moved, plain):
+        assert isinstance(each.base, Graph)
+    assert np.array_equal(moved.candidates(asked, 64, 30), plain.candidates(asked, 64, 30))
+
+    def apart(index: ApproximateIndex) -> float:
+        assert isinstance(index.base, Graph)
+        codes = index.base.index.storage.reconstruct_n(0, 6000)
+        return float(np.linalg.norm(codes[1:] - codes[:-1], axis=1).mean())
+
+    assert apart(moved) < 0.9 * apart(plain)
+    approximate.extend(moved.index, np.concatenate([structured, structured[:50]]), 6000)  # after it was settled
+    assert isinstance(moved.base, Graph)
+    assert np.allclose(codes_of(moved.base)[6000:], codes_of(moved.base)[:50])
+
+
+def test_a_batch_is_answered_in_the_order_it_was_asked(
+    tuned: Callable[[str], ApproximateIndex], structured: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = as_float32(structured[:700])
+    assert np.array_equal(np.sort(graph.walk_order(asked)), np.arange(700))
+    assert len(np.unique(graph.walk_order(asked[:1]))) == 1
+    order = graph.walk_order(asked)
+    near = (asked[order][1:] * asked[order][:-1]).sum(axis=1).mean()
+    assert near > 2 * (asked[1:] * asked[:-1]).sum(axis=1).mean()
+    whole = tuned("graph")
+    scorer = faiss.IndexScalarQuantizer(96, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    scorer.add(as_float32(structured))
+    index = ApproximateIndex(whole.index, structured, whole.tuning, scorer)
+    together = index.search(asked, 5, nprobe=64, rerank=32)
+    monkeypatch.setattr(approximate, "ORDERED_FROM", 10**9)
+    assert np.array_equal(index.search(asked, 5, nprobe=64, rerank=32).rows, together.rows)
+    assert (together.rows == np.arange(700)[:, None]).any(axis=1).mean() > 0.97
+
+
+def test_a_hidden_row_is_not_met_and_comes_back(base: Graph, inner: np.ndarray) -> None:
+    before = base.candidates(inner, 64, 20)
+    rows = np.unique(before[:, :3])
+    rows = rows[rows != faiss.vector_to_array(base.outer.id_map)[base.index.hnsw.entry_point]]
+    links = faiss.vector_to_array(base.index.hnsw.neighbors)
+    with base.hidden(rows) as hidden:
+        assert hidden
+        met = base.candidates(inner, 64, 20)
+        assert not np.isin(met, rows).any()
+        assert (met >= 0).all()
+        scores = codes_scored(base, inner)
+        scores[:, rows] = -np.inf
+        best = -np.sort(-scores, axis=1)[:, 19:20]
+        assert (np.take_along_axis(scores, met, axis=1) >= best - 1e-4).mean() > 0.97
+    assert np.array_equal(faiss.vector_to_array(base.index.hnsw.neighbors), links)
+    assert np.array_equal(base.candidates(inner, 64, 20), before)
+
+
+def test_the_curve_holds_for_fresh_queries(structured: np.ndarray, tuned: Callable[[str], ApproximateIndex]) -> None:
+    """Rows in the graph are found more easily than others: a curve of them promised some 0.02 too much here."""
+    index = tuned("graph")
+    assert index.tuning is not None
+    fresh = as_float32(make_vectors(8000)[6000:]) * LAYOUT.scale({"color": 2.0})
+    for setting in index.tuning.curve:
+        if setting.nprobe == setting.rerank <= 24:
+            hits = index.search(fresh, 10, nprobe=setting.nprobe, rerank=setting.rerank)
+            assert reached(index, fresh, hits, 10) > setting.by_kind["default weights"][10] - 0.01

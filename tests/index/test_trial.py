@@ -26,7 +26,9 @@ def test_without_a_cap_small_galleries_get_the_first(mapped: np.ndarray, layout:
     assert (recipe.kind, recipe.links) == ("graph", 16)
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(N, N, replace=False))
-    assert recipe.dims == choose_dims(mapped[rows].astype(np.float32), starts, layout.scale(WEIGHTS)) < 96
+    enough = choose_dims(mapped[rows].astype(np.float32), starts, layout.scale(WEIGHTS))
+    assert recipe.dims == max(enough, 64)
+    assert fitted(mapped, layout, WEIGHTS, "fastscan").dims == enough < 96
     assert recipe == fitted(mapped, layout, WEIGHTS)
 
 
