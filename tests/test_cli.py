@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import main
+from index import ranges
 from index.gallery import Gallery
 from retrieval.models import checkpoint
 
@@ -228,6 +229,7 @@ def test_duplicates(shop: Path, tmp_path: Path) -> None:
     assert "can be saved as .csv or .parquet or .json" in refused(
         "duplicates", "-g", shop, "--out", tmp_path / "pairs.txt"
     )
+    assert [each.name for each in tmp_path.iterdir()] == ["pairs.json"]
     assert "can be saved as .html or .png" in refused("duplicates", "-g", shop, "--save", tmp_path / "page.pdf")
     assert "0 is not in the range" in refused("duplicates", "--threshold", "0", code=2)
 
@@ -408,3 +410,29 @@ def test_an_interrupted_command_says_that_it_can_go_on(monkeypatch: pytest.Monke
     assert result.stderr == "fsearch: interrupted; the same command goes on where it stopped\n"
     monkeypatch.setattr("retrieval.engine.Engine.open", stop)
     assert run("duplicates").stderr == "fsearch: interrupted; nothing was written\n"
+
+
+def test_interrupted_duplicates_go_on(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("duplicates", "-g", shop, "--threshold", "0.7")
+    unbroken = run(*words, "--out", tmp_path / "whole.csv").stdout.splitlines()[:-1]
+    out, above, asked = tmp_path / "pairs.csv", ranges.above, []
+
+    def stop(index: Any, queries: Any, *args: Any, **options: Any) -> Any:
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(queries))
+        return above(index, queries, *args, **options)
+
+    monkeypatch.setattr("index.duplicates.ROWS_AT_ONCE", 50)
+    monkeypatch.setattr("index.ranges.above", stop)
+    goes_on = "the same command goes on where it stopped\n"
+    result = run(*words, "--out", out)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", f"fsearch: interrupted; {goes_on}")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["pairs.csv.part", "whole.csv"]
+    assert run(*words).stderr == (f"fsearch: interrupted; nothing was kept: with --out FILE or --save FILE {goes_on}")
+    asked[:] = [0]
+    result = run(*words, "--out", out)
+    assert (result.exit_code, result.stderr, result.stdout.splitlines()) == (0, "", [*unbroken, f"wrote {out}"])
+    assert asked == [0, 20]
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["pairs.csv", "whole.csv"]
