@@ -203,7 +203,7 @@ def compact(gallery: Path, recipe: str | None, memory: int | None, device: str |
 
 def _changed(change: Any, done: str) -> None:
     click.echo(f"{done}: {_summary(change.gallery)}")
-    for line in change.gallery.advice():
+    for line in [*filter(None, [change.short]), *change.gallery.advice()]:
         click.echo(line)
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from index.errors import GalleryError, InputError
+from index.errors import CapError, GalleryError, InputError
 
 KINDS = ("exact", "ivfpq", "fastscan", "rabitq", "graph")
 EXACT_BELOW = 20_000  # rows that brute force reads in a few milliseconds
@@ -24,6 +24,12 @@ def bytes_of(text: str) -> int:
     if found is None or found[2] not in ("", "b", *_UNITS):
         raise InputError(f"{text!r} is no size: write bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB")
     return round(float(found[1]) * _UNITS.get(found[2], 1))
+
+
+def size_of(n: int) -> str:
+    """The least size of one decimal, such as ``"1.3MB"``, that ``bytes_of`` reads as n bytes or more."""
+    unit = max((each for each in ("kb", "mb", "gb", "tb") if _UNITS[each] <= n), default="kb", key=_UNITS.__getitem__)
+    return f"{-(-10 * n // _UNITS[unit]) / 10:.10g}{unit.upper()}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def alternatives(n: int, d: int, dims: int, memory: int | None, seed: int = 0) -
     """The recipes worth trying for n rows: each whose ``resident`` bytes stay within ``memory``.
 
     Without a cap: the graph and the lists. A graph of half the links only where the other does not fit: of a million
-    rows it found fewer at the same effort, and a trial on a sample would not show that. GalleryError when nothing fits.
+    rows it found fewer at the same effort, and a trial on a sample would not show that. CapError when nothing fits.
     """
     tried = [choose(n, d, "graph", seed, dims), choose(n, d, "graph", seed, dims, links=8)]
     tried += [choose(n, d, kind, seed, dims) for kind in ("fastscan", "rabitq")]
@@ -125,10 +131,8 @@ def alternatives(n: int, d: int, dims: int, memory: int | None, seed: int = 0) -
     if tried[0] in fitting:
         fitting.remove(tried[1])
     if not fitting:
-        least = min(each.resident(n, d) for each in tried)
-        raise GalleryError(
-            f"no index of {n} rows fits {memory} bytes, the least is {math.ceil(least)}: raise --memory, or use exact"
-        )
+        assert memory is not None
+        raise CapError(n, math.ceil(min(each.resident(n, d) for each in tried)), memory)
     return fitting
 
 
