@@ -12,6 +12,10 @@ KINDS = ("exact", "ivfpq", "fastscan", "rabitq", "graph")
 EXACT_BELOW = 20_000  # rows that brute force reads in a few milliseconds
 TRAINABLE_FROM = 1024  # an 8-bit codebook has 256 entries: fewer than 4 rows for each teach it nothing
 TRAIN_PER_LIST = 40  # rows a k-means centroid is learned from; FAISS asks for 39
+# lists from which their centroids are linked as a graph (HNSW, so many links a layer). One core, 64 dimensions, to the
+# nearest list: 14 us by all centroids and 10 us by the graph at 3,000 lists, 42 and 15 at 10,000, 158 and 39 at 30,000,
+# 801 and 70 at 95,000; 1,024 dimensions: 68 and 57, 217 and 103, 655 and 262, 2,006 and 284 (benchmarks/coarse.py)
+COARSE_FROM, COARSE_LINKS = 10_000, 32
 GRAPH_TRAIN = 65_536  # rows that a graph's projection and the ranges of its 8-bit codes are learned from
 
 
@@ -58,6 +62,11 @@ class Recipe:
     ef_construction: int = 0
     copied: bool = False
 
+    @property
+    def linked(self) -> bool:
+        """Whether a graph over the centroids finds the nearest lists."""
+        return self.nlist >= COARSE_FROM
+
     def coded(self, dim: int) -> int:
         """Dimensions of what is coded: of the projection, or the smallest multiple of ``pq_m`` that holds ``dim``."""
         if self.dims:
@@ -77,14 +86,16 @@ class Recipe:
     def resident(self, n: int, dim: int) -> float:
         """Bytes that an index of n rows holds in memory once it has served a filter, beside the mapped vectors.
 
-        Beside the rows: the projection, centroids, codebooks, the list each row lies in (``Lists.list_of_row``), and
-        what fills each list's last block of 32 codes, half of it on average.
+        Beside the rows: the projection, centroids and the graph of many, codebooks, the list each row lies in
+        (``Lists.list_of_row``), and what fills each list's last block of 32 codes, half of it on average.
         """
         if self.kind == "exact":
             return 0.0
         fixed = 4 * self.dims * dim
         if self.nlist:
             fixed += 4 * self.coded(dim) * (self.nlist + (2**self.nbits if self.pq_m else 0)) + 4 * n
+        if self.linked:
+            fixed += self.nlist * (8 * COARSE_LINKS + 17)
         if self.kind in ("fastscan", "rabitq"):
             fixed += 16 * self.nlist * math.ceil((self.pq_m * 4 or self.coded(dim)) / 8)
         return n * self.bytes_per_row(dim) + fixed
