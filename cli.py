@@ -16,11 +16,12 @@ from retrieval.commands.bench import bench
 from retrieval.commands.data import data
 from retrieval.commands.detect import detect as detect_command
 from retrieval.commands.detect import detecting, finding, framed, framing, wanted
+from retrieval.commands.duplicates import duplicates
 from retrieval.commands.explain import explain
 from retrieval.commands.generate import generate
 from retrieval.commands.info import info
 from retrieval.commands.mine import mine
-from retrieval.commands.options import FOLDER
+from retrieval.commands.options import FOLDER, INTERRUPTED, RESUMES
 from retrieval.commands.options import gallery as _gallery
 from retrieval.commands.outfit import outfit
 from retrieval.commands.train_detector import train_detector
@@ -38,11 +39,7 @@ class Commands(click.Group):
         except FsearchError as error:
             click.echo(f"fsearch: {' '.join(str(error).split())}", err=True)
         except KeyboardInterrupt:
-            on = (
-                "the same command goes on where it stopped"
-                if ctx.invoked_subcommand in RESUMED
-                else "nothing was written"
-            )
+            on = RESUMES if ctx.invoked_subcommand in RESUMED else ctx.meta.get(INTERRUPTED, "nothing was written")
             click.echo(f"fsearch: interrupted; {on}", err=True)
             sys.exit(130)
         sys.exit(1)
@@ -206,7 +203,7 @@ def compact(gallery: Path, recipe: str | None, memory: int | None, device: str |
 
 def _changed(change: Any, done: str) -> None:
     click.echo(f"{done}: {_summary(change.gallery)}")
-    for line in change.gallery.advice():
+    for line in [*filter(None, [change.short]), *change.gallery.advice()]:
         click.echo(line)
 
 
@@ -309,43 +306,7 @@ def query(
 main.add_command(detect_command)
 main.add_command(explain)
 main.add_command(bench)
-
-
-@main.command()
-@_gallery
-@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="The least score.  [default: 0.99]")
-@click.option("--weight", multiple=True, metavar="NAME=NUMBER", help="Factor on a block's weight, such as color=2.")
-@click.option("--out", type=FOLDER, metavar="FILE", help="Write every pair: .csv, .parquet or .json.")
-@click.option("--save", type=FOLDER, metavar="FILE", help="Save the largest groups as pictures: .html or .png.")
-def duplicates(
-    gallery: Path, threshold: float | None, weight: tuple[str, ...], out: Path | None, save: Path | None
-) -> None:
-    """Find photos that are nearly the same, and groups of them, without comparing all with all.
-
-    \b
-    fsearch duplicates --gallery shop.gallery --out duplicates.csv --save duplicates.html
-    """
-    from retrieval import query as q
-    from retrieval.duplicates import THRESHOLD, find
-    from retrieval.engine import Engine
-    from retrieval.serving.duplicates import ENDINGS, save_groups, save_pairs, summary
-    from retrieval.serving.sheet import checked
-
-    if out is not None:
-        checked(out, ENDINGS)
-    if save is not None:
-        checked(save)
-    engine = Engine.open(gallery)
-    report = find(engine, THRESHOLD if threshold is None else threshold, q.weights_of(weight), progress=True)
-    click.echo(summary(report))
-    if out is not None:
-        save_pairs(out, report)
-        click.echo(f"wrote {out}")
-    if save is not None:
-        save_groups(save, engine, report)
-        click.echo(f"saved {save}")
-
-
+main.add_command(duplicates)
 main.add_command(outfit)
 main.add_command(info)
 

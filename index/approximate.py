@@ -203,7 +203,7 @@ class ApproximateIndex:
         if setting.exact:
             return exact_search(self.vectors, queries, k, rows)
         depth = min(max(setting.rerank * (1 if rows is None else FILTER_MARGIN), k), allowed)
-        if rows is None and self._refined is not None and k <= n:
+        if rows is None and self._refined is not None and k <= n and setting.nprobe <= self.base.alone:
             params = self._faiss_parameters(setting.nprobe, depth, k)
             if len(queries) >= ORDERED_FROM and isinstance(self.base, Graph):
                 order = graph.walk_order(queries)

@@ -25,8 +25,8 @@ from index.files import atomic_path, file_facts, remove, sha256_file
 from index.gallery import VECTORS, Gallery, Generation, remove_leftovers, with_generation
 from index.live import LiveIndex
 from index.manifest import Manifest
-from index.recipe import TRAINABLE_FROM, Recipe, choose
-from index.trial import fitted
+from index.recipe import TRAINABLE_FROM, Recipe, alternatives, choose
+from index.trial import fitted, projected
 
 INDEX = "index.faiss"
 TUNING = "tuning.json"
@@ -75,7 +75,8 @@ def extend_generation(gallery: Gallery, progress: bool = False) -> Generation:
     """Index the tail too, and commit that: the old index goes on without training, its recall is measured again.
 
     ``Generation.drift`` then says how well it finds the rows it was not trained on. An index that has outgrown its kind
-    (see ``kept_kind``) is built anew instead, and one that has outgrown its cap on memory as what fits it.
+    (see ``kept_kind``) is built anew instead, and one that has outgrown its cap on memory as what fits it. CapError
+    where nothing does, before anything is written.
     """
     manifest, current = gallery.manifest, gallery.manifest.current
     kind = kept_kind(manifest)
@@ -83,6 +84,9 @@ def extend_generation(gallery: Gallery, progress: bool = False) -> Generation:
         return build_generation(gallery, kind, progress=progress)
     recipe, start = Recipe(**current.recipe), manifest.indexed
     if current.memory is not None and recipe.resident(manifest.rows, manifest.layout.dim) > current.memory:
+        if choose(manifest.rows, manifest.layout.dim).kind != "exact":
+            dims = projected(gallery.vectors, manifest.rows, manifest.layout, manifest.weights)[1]
+            alternatives(manifest.rows, manifest.layout.dim, dims, current.memory)  # what build_generation will ask
         return build_generation(gallery, progress=progress)
 
     old = _base(gallery, current)

@@ -20,23 +20,29 @@ from tqdm import tqdm
 
 from index import table
 from index.build import build_generation, extend_generation, kept_kind
-from index.errors import GalleryError, InputError
+from index.errors import CapError, GalleryError, InputError
 from index.faults import not_unit
 from index.files import atomic_write, file_facts, only_writer
 from index.gallery import TABLE, Gallery, remove_leftovers, tidy
 from index.hits import Rows
 from index.manifest import REMOVED, Changes, Manifest
+from index.recipe import size_of
 from index.table import ROWS_PER_PART, Part
 
+SPARE = 1.25  # of the memory advised, beside what an index needs now: rows that are added later want some too
 TAIL_ROWS = 20_000  # searched exactly in a few milliseconds; embedding so many takes longer than indexing them
 
 
 class Change(NamedTuple):
-    """What a step did: the gallery after it, rows added, and rows removed (replaced ones are both)."""
+    """What a step did: the gallery after it, rows added, and rows removed (replaced ones are both).
+
+    short: why rows that were added are not indexed and what to run, in a line; "" where nothing is amiss.
+    """
 
     gallery: Gallery
     added: int = 0
     removed: int = 0
+    short: str = ""
 
 
 def add(path: str | Path, rows: pa.Table, *, tail_rows: int = TAIL_ROWS, progress: bool = False) -> Change:
@@ -94,17 +100,31 @@ def append(
     )
     gallery.commit(_with_removed(gallery, grown, replaced))
     tidy(gallery.path, Gallery.read_manifest(gallery.path))
-    return Change(index_tail(gallery.path, tail_rows, progress), len(ids), len(replaced))
+    return index_tail(gallery.path, tail_rows, progress)._replace(added=len(ids), removed=len(replaced))
 
 
-def index_tail(path: Path, tail_rows: int = TAIL_ROWS, progress: bool = False) -> Gallery:
-    """Index the tail if it is longer than ``tail_rows``; the gallery opened. For one who holds ``only_writer``."""
+def index_tail(path: Path, tail_rows: int = TAIL_ROWS, progress: bool = False) -> Change:
+    """Index the tail if it is longer than ``tail_rows``, and if an index of it fits. For one who holds ``only_writer``.
+
+    The tail is searched exactly in either case: where no index of all rows fits the gallery's cap on memory, the change
+    is not refused but says so (``Change.short``).
+    """
     gallery = Gallery.open(path)
     manifest = gallery.manifest
-    if manifest.indexed_parts and manifest.rows - manifest.indexed > tail_rows:
+    tail = manifest.rows - manifest.indexed
+    if not manifest.indexed_parts or tail <= tail_rows:
+        return Change(gallery)
+    try:
         extend_generation(gallery, progress)
-        gallery = Gallery.open(path)
-    return gallery
+    except CapError as error:
+        anew = f"fsearch build-index --reindex --gallery {path}"
+        return Change(
+            gallery,
+            short=f"{tail:,} rows behind the index are searched exactly, so slower: no index of {error.rows:,} rows"
+            f" fits the {error.allowed:,} bytes allowed, the least takes {error.needed:,};"
+            f" run `{anew} --memory {size_of(round(SPARE * error.needed))}`, or `{anew} --recipe exact`",
+        )
+    return Change(Gallery.open(path))
 
 
 def remove(path: str | Path, ids: Iterable[str]) -> Change:

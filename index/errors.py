@@ -34,6 +34,15 @@ class GalleryError(FsearchError):
     """A gallery that is missing, unfinished or used wrongly."""
 
 
+class CapError(GalleryError):
+    """No index of so many rows fits the bytes ``allowed``; the least takes ``needed``."""
+
+    def __init__(self, rows: int, needed: int, allowed: int) -> None:
+        least = f"the least is {needed}: raise --memory, or use exact"
+        super().__init__(f"no index of {rows} rows fits {allowed} bytes, {least}")
+        self.rows, self.needed, self.allowed = rows, needed, allowed
+
+
 class DamagedError(GalleryError):
     """A file whose content does not match its checksum or cannot be parsed."""
 

@@ -131,6 +131,7 @@ class Graph:
 
     def __init__(self, index: Any) -> None:
         self.outer, self.index, self.most = index, within(index), max(EFFORTS)
+        self.alone = self.most  # see Lists
 
     def params(self, effort: int, depth: int) -> Any:
         return faiss.SearchParametersHNSW(efSearch=max(effort, depth))

@@ -1,5 +1,9 @@
 """Inverted lists of short codes over FAISS: IVF-PQ (Jegou et al. 2011), 4-bit fast scan (Andre et al. 2017), RaBitQ
-(Gao and Long 2024). Which lists a query probes, and which rows it finds there."""
+(Gao and Long 2024). Which lists a query probes, and which rows it finds there.
+
+Where lists are many (``recipe.COARSE_FROM``) a graph over their centroids finds the nearest ones, for queries and for
+rows. It is asked for a few lists; for more, and for an order of all, a query is compared with every centroid.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +17,39 @@ import numpy.typing as npt
 
 from index.exact import Float32
 from index.hits import Rows
-from index.recipe import Recipe
+from index.recipe import COARSE_LINKS, Recipe
 
 FILTER_MARGIN = 2  # a filter may disagree with the query: this much more is probed
 FILTER_ROWS = 300  # rows of a filter's bitmap that cost as much as fetching one row for a rerank
 CODE_COST = {8: 0.06, 4: 0.01, 1: 0.01}  # scanning one code, beside the same; by bits
+# vertices that a walk over linked centroids keeps, at least, and for each list asked for; lists asked of it at most.
+# That was enough for 0.99 of the true nearest 1, 8 and 64 of 3,000 to 95,000 lists, but for 64 of 95,000 in 1,024
+# dimensions, which wanted 256 vertices. Rows want the nearest one: ASSIGN vertices find 0.99 of these. Measured by
+# benchmarks/coarse.py
+WALK, WALK_FACTOR, WALKED, ASSIGN = 64, 2, 64, 32
+
+
+def coarse(recipe: Recipe, dim: int) -> Any:
+    """An empty FAISS index for the centroids of a recipe's lists, inner product: flat, or a graph over many."""
+    if not recipe.linked:
+        return faiss.IndexFlatIP(dim)
+    linked = faiss.IndexHNSWFlat(dim, COARSE_LINKS, faiss.METRIC_INNER_PRODUCT)
+    linked.hnsw.efSearch = ASSIGN
+    return linked
 
 
 def empty(recipe: Recipe, dim: int) -> Any:
     """The untrained FAISS index of a recipe for vectors of ``dim`` dimensions, residual codes, unit centroids."""
     if recipe.kind == "ivfpq":
-        coarse = faiss.IndexFlatIP(dim)
-        index: Any = faiss.IndexIVFPQ(coarse, dim, recipe.nlist, recipe.pq_m, recipe.nbits, faiss.METRIC_INNER_PRODUCT)
+        knobs = (dim, recipe.nlist, recipe.pq_m, recipe.nbits, faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.IndexIVFPQ(coarse(recipe, dim), *knobs)
     else:
         codes = f"PQ{recipe.pq_m}x4fs" if recipe.kind == "fastscan" else "RaBitQfs"
-        index = faiss.index_factory(dim, f"IVF{recipe.nlist},{codes}", faiss.METRIC_INNER_PRODUCT)
+        lists = f"IVF{recipe.nlist}_HNSW{COARSE_LINKS}" if recipe.linked else f"IVF{recipe.nlist}"
+        index = faiss.index_factory(dim, f"{lists},{codes}", faiss.METRIC_INNER_PRODUCT)
+    if recipe.linked:
+        index.quantizer_trains_alone = 0  # k-means assigns by the graph too, linked anew each round
+        faiss.downcast_index(index.quantizer).hnsw.efSearch = ASSIGN  # type: ignore[attr-defined]
     # more rounds changed recall by less than 0.005; FAISS prints a warning below its own minimum of rows
     clusterings = [(index.cp, 10)] + ([(index.pq.cp, 12)] if hasattr(index, "pq") else [])
     for clustering, rounds in clusterings:
@@ -42,9 +64,21 @@ class Lists:
 
     def __init__(self, index: Any) -> None:
         self.index, self.most = index, int(index.nlist)
+        quantizer: Any = faiss.downcast_index(index.quantizer)
+        self.linked = isinstance(quantizer, faiss.IndexHNSW)
+        self.centroids = faiss.downcast_index(quantizer.storage) if self.linked else quantizer
+        self.alone = WALKED if self.linked else self.most  # beyond this effort FAISS's own search is not asked
 
     def params(self, effort: int, depth: int) -> Any:
-        return faiss.SearchParametersIVF(nprobe=effort)  # type: ignore[call-arg]
+        if not self.linked:
+            return faiss.SearchParametersIVF(nprobe=effort)  # type: ignore[call-arg]
+        return faiss.SearchParametersIVF(nprobe=effort, quantizer_params=_walk(effort))  # type: ignore[call-arg]
+
+    def nearest(self, queries: Float32, count: int) -> tuple[Float32, Rows]:
+        """(inner products with the centroids, lists), each (q, count), best first: exact for more than WALKED lists."""
+        if self.linked and count <= WALKED:
+            return self.index.quantizer.search(queries, count, params=_walk(count))  # type: ignore[no-any-return]
+        return self.centroids.search(queries, count)  # type: ignore[no-any-return]
 
     def efforts(self) -> list[int]:
         """The efforts worth measuring, rising, the last one all there is."""
@@ -60,14 +94,14 @@ class Lists:
         lists hold of all rows, counted along its own order of lists: where the filter and the query disagree, the lists
         near the query hold hardly an allowed row.
         """
-        distances, order = self.index.quantizer.search(queries, effort if rows is None else self.most)
+        distances, order = self.nearest(queries, effort if rows is None else self.most)
         met = self.list_sizes[order[:, :effort]].sum(axis=1)  # (q,)
         probes = np.full(len(queries), effort)
         params: Any = faiss.SearchParametersIVF()
         if rows is not None or (met < at_least).any():
             sizes, goal = self.list_sizes, np.full(len(queries), at_least)
             if rows is None:
-                distances, order = self.index.quantizer.search(queries, self.most)
+                distances, order = self.nearest(queries, self.most)
             else:
                 sizes = np.bincount(self.list_of_row[rows], minlength=self.most)
                 goal = np.clip(FILTER_MARGIN * met, at_least, len(rows))
@@ -91,7 +125,7 @@ class Lists:
 
     def bytes_read(self, queries: Float32, effort: int) -> int:
         """Mean bytes of codes that a query (q, d) scans at this effort."""
-        order = self.index.quantizer.search(queries, effort)[1]
+        order = self.nearest(queries, effort)[1]
         return round(float(self.list_sizes[order].sum(axis=1).mean()) * self.index.code_size)
 
     def filtered_cost(self, effort: int, depth: int, survivors: int, queries: int) -> float:
@@ -116,6 +150,10 @@ class Lists:
             if size:
                 owner[faiss.rev_swig_ptr(lists.get_ids(i), int(size))] = i
         return owner
+
+
+def _walk(count: int) -> Any:
+    return faiss.SearchParametersHNSW(efSearch=max(WALK, WALK_FACTOR * count))  # type: ignore[attr-defined]
 
 
 def bitmap(rows: Rows, n: int) -> Any:

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from index.errors import GalleryError, InputError
+from index.errors import CapError, GalleryError, InputError
 
 KINDS = ("exact", "ivfpq", "fastscan", "rabitq", "graph")
 EXACT_BELOW = 20_000  # rows that brute force reads in a few milliseconds
@@ -15,6 +15,10 @@ TRAIN_PER_LIST = 40  # rows a k-means centroid is learned from; FAISS asks for 3
 # a code of 64 bytes is one line of the cache: over a million rows 64 dimensions reach a recall of 0.95 at efSearch 22,
 # 48 at 28, and a step takes 4% longer
 GRAPH_DIMS = 64
+# lists from which their centroids are linked as a graph (HNSW, so many links a layer). One core, 64 dimensions, to the
+# nearest list: 14 us by all centroids and 10 us by the graph at 3,000 lists, 42 and 15 at 10,000, 158 and 39 at 30,000,
+# 801 and 70 at 95,000; 1,024 dimensions: 68 and 57, 217 and 103, 655 and 262, 2,006 and 284 (benchmarks/coarse.py)
+COARSE_FROM, COARSE_LINKS = 10_000, 32
 GRAPH_TRAIN = 65_536  # rows that a graph's projection and the ranges of its 8-bit codes are learned from
 
 
@@ -27,6 +31,12 @@ def bytes_of(text: str) -> int:
     if found is None or found[2] not in ("", "b", *_UNITS):
         raise InputError(f"{text!r} is no size: write bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB")
     return round(float(found[1]) * _UNITS.get(found[2], 1))
+
+
+def size_of(n: int) -> str:
+    """The least size of one decimal, such as ``"1.3MB"``, that ``bytes_of`` reads as n bytes or more."""
+    unit = max((each for each in ("kb", "mb", "gb", "tb") if _UNITS[each] <= n), default="kb", key=_UNITS.__getitem__)
+    return f"{-(-10 * n // _UNITS[unit]) / 10:.10g}{unit.upper()}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,11 @@ class Recipe:
     ef_construction: int = 0
     copied: bool = False
 
+    @property
+    def linked(self) -> bool:
+        """Whether a graph over the centroids finds the nearest lists."""
+        return self.nlist >= COARSE_FROM
+
     def coded(self, dim: int) -> int:
         """Dimensions of what is coded: of the projection, or the smallest multiple of ``pq_m`` that holds ``dim``."""
         if self.dims:
@@ -76,14 +91,16 @@ class Recipe:
     def resident(self, n: int, dim: int) -> float:
         """Bytes that an index of n rows holds in memory once it has served a filter, beside the mapped vectors.
 
-        Beside the rows: the projection, centroids, codebooks, the list each row lies in (``Lists.list_of_row``), and
-        what fills each list's last block of 32 codes, half of it on average.
+        Beside the rows: the projection, centroids and the graph of many, codebooks, the list each row lies in
+        (``Lists.list_of_row``), and what fills each list's last block of 32 codes, half of it on average.
         """
         if self.kind == "exact":
             return 0.0
         fixed = 4 * self.dims * dim
         if self.nlist:
             fixed += 4 * self.coded(dim) * (self.nlist + (2**self.nbits if self.pq_m else 0)) + 4 * n
+        if self.linked:
+            fixed += self.nlist * (8 * COARSE_LINKS + 17)
         if self.kind in ("fastscan", "rabitq"):
             fixed += 16 * self.nlist * math.ceil((self.pq_m * 4 or self.coded(dim)) / 8)
         return n * self.bytes_per_row(dim) + fixed
@@ -124,7 +141,7 @@ def alternatives(n: int, d: int, dims: int, memory: int | None, seed: int = 0) -
     """The recipes worth trying for n rows: each whose ``resident`` bytes stay within ``memory``.
 
     Without a cap: the graph and the lists. A graph of half the links only where the other does not fit: of a million
-    rows it found fewer at the same effort, and a trial on a sample would not show that. GalleryError when nothing fits.
+    rows it found fewer at the same effort, and a trial on a sample would not show that. CapError when nothing fits.
     """
     tried = [choose(n, d, "graph", seed, dims), choose(n, d, "graph", seed, dims, links=8)]
     tried += [choose(n, d, kind, seed, dims) for kind in ("fastscan", "rabitq")]
@@ -132,10 +149,8 @@ def alternatives(n: int, d: int, dims: int, memory: int | None, seed: int = 0) -
     if tried[0] in fitting:
         fitting.remove(tried[1])
     if not fitting:
-        least = min(each.resident(n, d) for each in tried)
-        raise GalleryError(
-            f"no index of {n} rows fits {memory} bytes, the least is {math.ceil(least)}: raise --memory, or use exact"
-        )
+        assert memory is not None
+        raise CapError(n, math.ceil(min(each.resident(n, d) for each in tried)), memory)
     return fitting
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from index import approximate, tuning
 from index.approximate import ApproximateIndex
 from index.errors import GalleryError
 from index.exact import as_float32
+from index.hits import Rows
 from index.projection import choose_dims
 from index.recipe import Recipe, alternatives, choose, for_rows, with_copy
 from index.table import Layout
@@ -43,10 +44,8 @@ def fitted(
         if memory is not None and only.resident(n, dim) > memory:
             raise GalleryError(_too_large(kind, n, memory))
         return with_copy(only, n, dim, memory)
-    rng = np.random.default_rng(seed)
-    sample = taken(mapped, np.sort(rng.choice(n, min(n, TRIAL_ROWS), replace=False)))
+    sample, dims = projected(lambda rows: taken(mapped, rows), n, layout, weights, seed)
     starts = np.array([block.start for block in layout.blocks])
-    dims = choose_dims(as_float32(sample), starts, layout.scale(weights), seed)
     fitting = [each for each in alternatives(n, dim, dims, memory, seed) if kind in ("auto", each.kind)]
     if not fitting:
         raise GalleryError(_too_large(kind, n, memory))
@@ -58,6 +57,18 @@ def fitted(
         reached, ms = tuning.trial(index, layout, weights, seed)
         trials.append((-min(reached, tuning.RECALL), ms, len(trials)))
     return with_copy(fitting[min(trials)[2]], n, dim, memory)
+
+
+def projected(
+    take: Callable[[Rows], npt.NDArray[np.float16]], n: int, layout: Layout, weights: Mapping[str, float], seed: int = 0
+) -> tuple[npt.NDArray[np.float16], int]:
+    """(a sample of n rows, float16 (TRIAL_ROWS, D) or all; the dimensions that ``fitted`` projects them to).
+
+    take: rising rows -> float16 (n, D).
+    """
+    sample = take(np.sort(np.random.default_rng(seed).choice(n, min(n, TRIAL_ROWS), replace=False)))
+    starts = np.array([block.start for block in layout.blocks])
+    return sample, choose_dims(as_float32(sample), starts, layout.scale(weights), seed)
 
 
 def _too_large(kind: str, n: int, memory: int | None) -> str:

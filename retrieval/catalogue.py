@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 class Added:
     """What ``add_photos`` did: the gallery after it, photos added, how many of these replaced one, and photos rejected.
 
-    ``reasons``: the commonest reasons of the rejected, in one line.
+    ``short``: see ``index.catalogue.Change``. ``reasons``: the commonest reasons of the rejected, in one line.
     """
 
     gallery: Gallery
     added: int = 0
     removed: int = 0
+    short: str = ""
     rejected: int = 0
     reasons: str = ""
 
@@ -68,7 +69,7 @@ def add_photos(
             raise InputError(f"no label column {unknown[0]!r} in {path}; {has}; build-index takes new columns")
         listing = source.fingerprint()[:16]
         if listing == manifest.changes.last:
-            return Added(catalogue.index_tail(path, progress=progress))
+            return Added(*catalogue.index_tail(path, progress=progress))
         network = _model(opened)
         remove_leftovers(path)
         first = manifest.next_part
@@ -86,7 +87,7 @@ def add_photos(
         ids = set(source.rows["id"].to_pylist()) - {each.id for each in rejected}
         files, count = _rejected(opened, rejected, ids, first)
         change = catalogue.append(opened, parts, files=files, rejected=count, last=listing, progress=progress)
-        return Added(*change, len(rejected), _reasons(rejected))
+        return Added(*change, rejected=len(rejected), reasons=_reasons(rejected))
 
 
 def _same_detector(path: Path, has: str | None, detector: Detector | None) -> None:

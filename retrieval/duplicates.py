@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,17 +71,22 @@ def find(
     threshold: float = THRESHOLD,
     weight: Mapping[str, float] | None = None,
     recall: float | None = None,
+    part: Path | None = None,
     progress: bool = False,
 ) -> Report:
     """Every pair of photos whose weighted mean cosine is at least ``threshold``, as far as the index finds them.
 
-    weight: block -> factor on its default weight. Files of one content hash are always paired. Raises InputError.
+    weight: block -> factor on its default weight. Files of one content hash are always paired. part: a file from which
+    the same search goes on when it was interrupted, yours to remove when the report is safe (see
+    ``index.duplicates.pairs``). Raises InputError, GalleryError.
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold}: above 0 and at most 1, for example {THRESHOLD}")
     gallery, weights = engine.gallery, engine.weights(weight or {})
     live = gallery.live() if gallery.manifest.removed else None
-    found = duplicates.pairs(gallery, engine.index, weights, threshold, rows=live, recall=recall, progress=progress)
+    found = duplicates.pairs(
+        gallery, engine.index, weights, threshold, rows=live, recall=recall, part=part, progress=progress
+    )
     member = np.unique(np.concatenate([found.first, found.second]))
     lowest = duplicates.groups(gallery.manifest.rows, found.first, found.second)
     ids = gallery.columns(["id"])["id"]

@@ -228,6 +228,7 @@ def test_duplicates(shop: Path, tmp_path: Path) -> None:
     assert "can be saved as .csv or .parquet or .json" in refused(
         "duplicates", "-g", shop, "--out", tmp_path / "pairs.txt"
     )
+    assert [each.name for each in tmp_path.iterdir()] == ["pairs.json"]
     assert "can be saved as .html or .png" in refused("duplicates", "-g", shop, "--save", tmp_path / "page.pdf")
     assert "0 is not in the range" in refused("duplicates", "--threshold", "0", code=2)
 

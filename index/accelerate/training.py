@@ -12,6 +12,8 @@ from tqdm import tqdm
 from index.accelerate.devices import MOST_ROWS, block_bytes, stream
 from index.exact import Float32
 from index.hits import Rows
+from index.lists import coarse
+from index.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -178,8 +180,8 @@ def assemble(
     """The FAISS index of what ``train`` and ``encode`` returned; row i gets id i, a list holds its rows rising."""
     (nlist, dim), (pq_m, entries, _) = centroids.shape, codebooks.shape
     nbits = entries.bit_length() - 1
-    quantizer = faiss.IndexFlatIP(dim)
-    quantizer.add(np.ascontiguousarray(centroids))  # type: ignore[call-arg]
+    quantizer = coarse(Recipe("ivfpq", nlist), dim)
+    quantizer.add(np.ascontiguousarray(centroids))
     index = faiss.IndexIVFPQ(quantizer, dim, nlist, pq_m, nbits, faiss.METRIC_INNER_PRODUCT)
     faiss.copy_array_to_vector(np.ascontiguousarray(codebooks).ravel(), index.pq.centroids)
     index.is_trained = True

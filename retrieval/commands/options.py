@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 FOLDER = click.Path(path_type=Path)
+INTERRUPTED = "fsearch.interrupted"  # key of a context's meta: what Ctrl-C says, where a command knows better
+RESUMES = "the same command goes on where it stopped"
 
 
 def gallery(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -122,6 +122,18 @@ def build(vectors: np.ndarray, **changed: object) -> faiss.IndexIVFPQ:
     return accelerate.build_ivfpq(vectors, **wanted)
 
 
+@pytest.mark.parametrize("fast_scan", [False, True])
+def test_many_lists_are_linked(
+    structured: np.ndarray, queries: np.ndarray, fast_scan: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.recipe.COARSE_FROM", 150)
+    index = build(structured, pq_m=24, nbits=4 if fast_scan else 8, fast_scan=fast_scan)
+    assert isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW)
+    found = ApproximateIndex(faiss.deserialize_index(faiss.serialize_index(index)), structured)
+    hits = found.search(queries, 10, nprobe=32, rerank=300)
+    assert recall(hits, exact.search(structured, queries, 10), 10) >= 0.95
+
+
 def contents(index: faiss.IndexIVFPQ) -> tuple[np.ndarray, ...]:
     lists = index.invlists
     sizes = np.array([lists.list_size(i) for i in range(index.nlist)])

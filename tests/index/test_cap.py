@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from index import catalogue, facts
 from index.build import build_generation, extend_generation, is_current, open_index
-from index.errors import GalleryError, InputError
+from index.errors import CapError, GalleryError, InputError
+from index.exact import as_float32
 from index.gallery import Gallery, verify
 from index.manifest import Generation, Manifest
-from index.recipe import Recipe, bytes_of, choose
+from index.recipe import Recipe, bytes_of, choose, size_of
 from tests.index.conftest import rows_of
 
 ROWS = 1500  # of the gallery ``start``
@@ -103,6 +107,46 @@ def test_an_index_that_outgrows_its_cap_becomes_what_fits(path: Path, structured
     assert generation.recipe["kind"] == "exact"  # auto's choice for so few rows
     assert Gallery.open(path).manifest.indexed == ROWS + room + 200
     assert verify(path) == []
+
+
+def test_where_nothing_fits_the_tail_stays_and_the_line_says_what_to_run(
+    path: Path, structured: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.recipe.EXACT_BELOW", 1200)
+    build_generation(Gallery.open(path), "rabitq", memory=10**6)
+    cap = math.ceil(Recipe(**current(path).recipe).resident(ROWS, 96)) + 100
+    build_generation(Gallery.open(path), "rabitq", memory=cap)
+    name, fresh = current(path).name, structured[3000:3300]
+    monkeypatch.setattr("index.build._generation", None)  # refused before all vectors are written anew
+    change = catalogue.add(path, rows_of([f"n{i}" for i in range(300)], fresh), tail_rows=100)
+    monkeypatch.undo()
+    monkeypatch.setattr("index.recipe.EXACT_BELOW", 1200)
+    anew = f"fsearch build-index --reindex --gallery {path}"
+    said = re.fullmatch(
+        rf"300 rows behind the index are searched exactly, so slower: no index of 1,800 rows fits the {cap:,} bytes"
+        rf" allowed, the least takes ([0-9,]+); run `{anew} --memory ([0-9.]+KB)`, or `{anew} --recipe exact`",
+        change.short,
+    )
+    assert said, change.short
+    assert (change.added, change.gallery.manifest.photos, current(path).name) == (300, 1800, name)
+    assert open_index(Gallery.open(path)).search(as_float32(fresh), 1).rows[:, 0].tolist() == list(range(1500, 1800))
+    assert verify(path) == []
+    need = int(said[1].replace(",", ""))
+    assert need < bytes_of(said[2]) < 1.3 * need
+    with pytest.raises(CapError, match=f"the least is {need}"):
+        build_generation(Gallery.open(path), memory=need - 1)
+    for memory in (need, bytes_of(said[2])):
+        generation = build_generation(Gallery.open(path), memory=memory)
+        assert Gallery.open(path).manifest.indexed == 1800
+        assert generation.recipe["kind"] in ("fastscan", "rabitq")
+    assert catalogue.add(path, rows_of(["one"], structured[4000:4001]), tail_rows=0).short == ""
+    assert Gallery.open(path).manifest.indexed == 1801
+
+
+@given(st.integers(1, 10**15))
+def test_an_advised_size_suffices(n: int) -> None:
+    assert n <= bytes_of(size_of(n)) <= 1.11 * n + 100
+    assert size_of(1_234_567) == "1.3MB"
 
 
 @pytest.mark.parametrize("kind", ["exact", "ivfpq", "fastscan", "rabitq", "graph"])

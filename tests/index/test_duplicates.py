@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ class Shop:
     def __init__(self, units: np.ndarray, layout: Layout, hashes: list[str | None]) -> None:
         self.units, self.hashes = units, hashes
         self.manifest = SimpleNamespace(layout=layout, rows=len(units), labels=[], attributes=[])
+        self.manifest.__dict__.update(table_fingerprint="t", current=None, removed_file=None, files={})
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         return self.units[rows]
@@ -95,6 +97,79 @@ def test_a_crowd_of_copies_costs_a_pair_each(structured: np.ndarray, layout: Lay
     found = duplicates.pairs(shop, ExactIndex(shop.units), WEIGHTS, 0.99)
     assert (len(found.first), found.exact.sum()) == (598, 598)
     assert np.unique(duplicates.groups(600, found.first, found.second)).tolist() == [0, 300]
+
+
+class Counted(ExactIndex):
+    """Exact search that remembers how many queries came, and is interrupted before the one at ``stop``."""
+
+    def __init__(self, units: np.ndarray, stop: int | None = None) -> None:
+        super().__init__(units)
+        self.asked, self.stop = 0, stop
+
+    def search(self, queries: np.ndarray, k: int, **options: Any) -> Any:
+        if k == duplicates.FIRST:
+            if self.stop is not None and self.asked >= self.stop:
+                raise KeyboardInterrupt
+            self.asked += len(queries)
+        return super().search(queries, k, **options)
+
+
+def test_interrupted_it_goes_on(
+    shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(duplicates, "ROWS_AT_ONCE", 64)
+    part, whole = tmp_path / "pairs.csv.part", Counted(shop.units)
+    unbroken = duplicates.pairs(shop, whole, WEIGHTS, 0.9)
+    first = Counted(shop.units, stop=200)
+    with pytest.raises(KeyboardInterrupt):
+        duplicates.pairs(shop, first, WEIGHTS, 0.9, part=part)
+    assert first.asked == 256
+    assert [each.name for each in tmp_path.iterdir()] == [part.name]
+
+    def resumed(threshold: float = 0.9, weights: Any = WEIGHTS, rows: Any = None, shop: Any = shop) -> int:
+        index, kept = Counted(shop.units), part.read_bytes()
+        found = duplicates.pairs(shop, index, weights, threshold, rows=rows, part=part)
+        expected = duplicates.pairs(shop, ExactIndex(shop.units), weights, threshold, rows=rows)
+        for name in ("first", "second", "score", "exact"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        part.write_bytes(kept)
+        return index.asked
+
+    assert len(unbroken.first) > 60
+    assert resumed() == whole.asked - 256
+    assert capfd.readouterr().err == ""
+    assert resumed(threshold=0.91) == resumed(weights=WEIGHTS | {"look": 1.1}) == whole.asked
+    assert resumed(rows=np.arange(1, N)) == whole.asked - 1
+    changed = Shop(shop.units, shop.manifest.layout, shop.hashes)
+    changed.manifest.table_fingerprint = "another"
+    assert resumed(shop=changed) == whole.asked
+    said = f"{part}: kept by another search, or the gallery has changed since; all rows are asked anew"
+    assert capfd.readouterr().err.splitlines() == [said] * 4
+    content = bytearray(part.read_bytes())
+    for damaged in (content[:-1], content[:20], b"", content[:100] + b"?" + content[101:]):
+        part.write_bytes(damaged)
+        assert resumed() == whole.asked
+    assert capfd.readouterr().err.splitlines() == [f"{part}: damaged; all rows are asked anew"] * 4
+
+
+def test_it_is_kept_now_and_then(shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed without a chance to write, no more than what came after the last write is lost."""
+    monkeypatch.setattr(duplicates, "ROWS_AT_ONCE", 64)
+    written: list[int] = []
+    write = duplicates._write
+    monkeypatch.setattr(duplicates, "_write", lambda *args: written.append(args[2][-1].asked) or write(*args))
+    part, index = tmp_path / "part", Counted(shop.units)
+    duplicates.pairs(shop, index, WEIGHTS, 0.9, part=part)
+    assert written == [64, index.asked]  # an unwritable place is found out at once; the rest took no 30 s
+    written.clear()
+    monkeypatch.setattr(duplicates, "KEEP_EVERY", 0)
+    monkeypatch.setattr(duplicates, "KEEP_SHARE", 0)
+    duplicates.pairs(shop, Counted(shop.units), WEIGHTS, 0.91, part=part)
+    assert written[:4] == [64, 128, 192, 256]
+    kept = part.read_bytes()
+    index = Counted(shop.units)
+    duplicates.pairs(shop, index, WEIGHTS, 0.91, part=part)  # whole: nothing to ask, nothing to write
+    assert (index.asked, part.read_bytes()) == (0, kept)
 
 
 @given(
