@@ -27,7 +27,7 @@ from retrieval.commands.outfit import outfit
 from retrieval.commands.train_detector import train_detector
 from retrieval.commands.train_outfits import train_outfits
 
-RESUMED = ("build-index", "train", "train-detector", "mine", "generate")
+RESUMED = ("build-index", "add", "train", "train-detector", "mine", "generate")
 
 
 class Commands(click.Group):

@@ -15,10 +15,11 @@ TRAIN_PER_LIST = 40  # rows a k-means centroid is learned from; FAISS asks for 3
 # a code of 64 bytes is one line of the cache: over a million rows 64 dimensions reach a recall of 0.95 at efSearch 22,
 # 48 at 28, and a step takes 4% longer
 GRAPH_DIMS = 64
-# lists from which their centroids are linked as a graph (HNSW, so many links a layer). One core, 64 dimensions, to the
-# nearest list: 14 us by all centroids and 10 us by the graph at 3,000 lists, 42 and 15 at 10,000, 158 and 39 at 30,000,
-# 801 and 70 at 95,000; 1,024 dimensions: 68 and 57, 217 and 103, 655 and 262, 2,006 and 284 (benchmarks/coarse.py)
-COARSE_FROM, COARSE_LINKS = 10_000, 32
+# lists from which their centroids are linked as a graph (HNSW, so many links a layer). One core, 64 dimensions, the
+# nearest list of each of 4,096 rows: 19 us by all centroids and 18 us by a graph of 10,000, 57 and 35 of 30,000, 190
+# and 63 of 95,000; a query alone, 8 lists: 48 and 30, 156 and 36, 955 and 86 (benchmarks/coarse.py). A graph of 10,000,
+# linked anew in each round of k-means, made a build longer
+COARSE_FROM, COARSE_LINKS = 30_000, 32
 GRAPH_TRAIN = 65_536  # rows that a graph's projection and the ranges of its 8-bit codes are learned from
 
 

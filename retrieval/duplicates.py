@@ -119,4 +119,4 @@ def find(
         listed = tuple(name[row] for row in ranked)
         groups.append(Group(tuple(ranked), listed, tuple(scores[order].tolist()), tuple(copy), pairs))
     groups.sort(key=lambda group: (-len(group.rows), group.rows[0]))
-    return Report(gallery.manifest.rows, threshold, weights, tuple(groups))
+    return Report(gallery.manifest.photos, threshold, weights, tuple(groups))

@@ -90,7 +90,8 @@ def test_walks_that_meet_too_few_are_made_wider(
 def test_wider_walks_read_more(base: Graph, inner: np.ndarray) -> None:
     read = [base.bytes_read(inner, effort) for effort in base.efforts()]
     assert read == sorted(read)
-    assert 12 * (base.index.d + 4) < read[0] < read[-1] <= 6000 * (base.index.d + 4)
+    code = graph.STEP_BYTES * (base.index.d + 4)
+    assert 12 * code < read[0] < read[-1] <= 6000 * code
 
 
 def test_pages_are_advice(base: Graph, inner: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
