@@ -63,8 +63,8 @@ def polar(photos: Tensor) -> Tensor:
 
     Row i is at radius (i + 1/2) / h of half a side. Columns OVERLAP to OVERLAP + w go around once, column OVERLAP + j
     at angle (j + 1/2) 2 pi / w, from the right downwards; those before and behind go on around, so that what a network
-    sees at an angle has no edge near it (``once`` takes them away again). A pixel is at
-    most as wide as 1.6 of the photo's, at the outer edge.
+    sees at an angle has no edge near it (``once`` takes them away again). A pixel of the
+    view is at most 1.6 of the photo's wide, at the outer edge.
     """
     side = photos.shape[-1]
     h, w = (STRIDE * math.ceil(pixels / STRIDE) for pixels in (side / 2, side * 2))
