@@ -67,7 +67,10 @@ Counts = tuple[Annotated[int, Field(ge=1, le=16)], ...]
 
 
 class PartsConfig(Strict):
-    """The last map cut into so many parts, several cuts side by side; ``dim``: of the whole block, shared by them."""
+    """The last map cut into so many parts, several cuts side by side; ``dim``: of the whole block, shared by them.
+
+    ``rings`` are of the map of the photo's polar view, a second pass through the backbone.
+    """
 
     stripes: Counts = ()
     columns: Counts = ()
@@ -104,7 +107,7 @@ class ModelConfig(Strict):
     attention: Literal["all", "blocks", "none"] = (
         "all"  # CBAM after the stem and in attribute blocks; there alone; nowhere
     )
-    parts: PartsConfig | None = None  # a block of its own: stripes, columns and rings of the last map
+    parts: PartsConfig | None = None  # a block of its own: stripes, columns, rings
     gates: Literal["both", "spatial", "channel"] = (
         "both"  # of the branches: the mask M_i and the channel gate C_i, or one
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from retrieval.config import LOOK, PARTS, ModelConfig
 from retrieval.models import backbone
 from retrieval.models.attention import CBAM, LocalBranch, Mean, ShallowPool, resized
-from retrieval.models.parts import PartsBlock
+from retrieval.models.parts import PartsBlock, once, polar
 
 # torchvision's ImageNet statistics, so that its pretrained weights see what they were trained on.
 MEAN = (0.485, 0.456, 0.406)
@@ -127,8 +127,8 @@ class GarmentNet(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
 
     def feature_maps(self, photos: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Letterboxed photos, (n, 3, s, s) uint8 or float in 0..255 -> last feature map T (n, c, h, w), and the maps of
-        a fourth, an eighth and a sixteenth of the photo by 4, 8 and 16 (see Backbone).
+        """Letterboxed photos, (n, 3, s, s) uint8 or float in 0..255, or their polar views -> last feature map T
+        (n, c, h, w), and the maps of a fourth, an eighth and a sixteenth of the photo by 4, 8 and 16 (see Backbone).
         """
         x = (photos.to(self.mean.dtype) - self.mean) / self.std
         quick = self.quick and not torch.is_grad_enabled()
@@ -151,7 +151,7 @@ class GarmentNet(nn.Module):
             look = look + self.layout(places.permute(0, 2, 3, 1).flatten(1))
         blocks, logits = {LOOK: look}, {}
         if self.parts is not None:
-            blocks[PARTS] = self.parts(x)
+            blocks[PARTS] = self.parts(x, self._around(photos) if len(self.parts.around) else None)
         for name, block in self.attributes.items():
             blocks[name], logits[name] = block(x, self._earlier(shallow))
         heads: Any = self.attributes
@@ -164,6 +164,12 @@ class GarmentNet(nn.Module):
         x, shallow = self.feature_maps(photos)
         blocks: Any = self.attributes
         return {name: block.pooled(x, self._earlier(shallow)) for name, block in blocks.items()}
+
+    def _around(self, photos: Tensor) -> Tensor:
+        """The last map of the photos' polar views: a second pass, with the same weights (and batch norms, whose
+        statistics are then of both)."""
+        view = polar(photos)
+        return once(self.feature_maps(view)[0], view.shape[3])
 
     def _earlier(self, shallow: dict[int, Tensor]) -> list[Tensor]:
         return [shallow[stride] for stride in SHALLOW] if self.config.shallow else []
