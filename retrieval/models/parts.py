@@ -25,9 +25,7 @@ from torch import Tensor, nn
 
 from retrieval.config import PartsConfig
 
-STRIDE = (
-    32  # of the coarsest last map; what polar views are made of, so that every map has whole columns for the angles
-)
+STRIDE = 32  # of the coarsest last map: polar views are made of it, so that every map has whole columns for the angles
 OVERLAP = STRIDE  # columns of a polar view that are there again on either side
 
 
