@@ -42,6 +42,7 @@ QUERIES = 128  # of each kind
 SPARE = 16  # true neighbours of a query that may themselves be asked
 READ_OF = 4  # what a query reads is counted on one in so many of them
 TIMED = 5
+TIMED_DEPTH = 512  # candidates: each may map 2 MiB around it until the query is over
 SCORED_BYTES = 1 << 24  # float32 rows scored at once
 LEAST_DEPTH = 64
 SATURATED = 0.001
@@ -53,8 +54,9 @@ class Setting:
 
     recall: k -> recall@k of level 0, the lower of its two kinds; by_kind: kind -> k -> recall, the kinds being "default
     weights", "edited" and "level 1" to "level 4". bytes_read: codes scanned and vectors reranked for one query, in
-    bytes: the work, the same on every host. ms: median time of one query asked alone, on the host that built. exact: no
-    setting reaches the recall asked at such weights, so all rows are scored.
+    bytes: the work, the same on every host. ms: median time of one query asked alone, on the host that built, 0 where
+    it was not timed (more than TIMED_DEPTH candidates). exact: no setting reaches the recall asked at such weights, so
+    all rows are scored.
     """
 
     nprobe: int
@@ -218,7 +220,7 @@ def measure(
                 by_kind = {name: {k: float(shares[k][i]) for k in ks} for i, name in enumerate(kinds)}
                 lowest = {k: min(by_kind[name][k] for name in kinds if not name.startswith("level")) for k in ks}
                 read = round(codes + index.bytes_scored(10, depth))
-                ms = _median_ms(index, queries, nprobe, depth) if timed else 0.0
+                ms = _median_ms(index, queries, nprobe, depth) if timed and depth <= TIMED_DEPTH else 0.0
                 curve.append(Setting(nprobe, depth, lowest, by_kind, read, ms))
             if usable and min(min(kind.values()) for kind in curve[-1].by_kind.values()) >= (until or ENOUGH):
                 break
