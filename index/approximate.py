@@ -87,7 +87,7 @@ def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: b
 
 def _add(index: Any, vectors: npt.NDArray[np.float16], start: int, bar: tqdm) -> None:
     inner, rotate = _parts(index)
-    walked = isinstance(graph.within(inner), faiss.IndexHNSW)
+    walked = graph.is_graph(inner)
     crowded = graph.crowding(vectors, start) if walked else np.zeros(0, bool)
     at_once = max(1, ADD_BYTES // (4 * vectors.shape[1]))
     for at in range(start, len(vectors), at_once):
@@ -152,8 +152,7 @@ class ApproximateIndex:
         self.index, self.vectors, self.tuning = index, vectors, tuning
         inner, rotate = _parts(index)
         self._matrix = None if rotate is None else faiss.vector_to_array(rotate.A).reshape(rotate.d_out, rotate.d_in)
-        walked = isinstance(graph.within(inner), faiss.IndexHNSW)
-        self.base: Graph | Lists = Graph(inner) if walked else Lists(inner)
+        self.base: Graph | Lists = Graph(inner) if graph.is_graph(inner) else Lists(inner)
         self.copy, self._refined, self._scorer = copy, None, None
         self._settings: dict[tuple[Any, ...], Setting] = {}  # a choice goes through the whole curve
         self._parameters: dict[tuple[int, int, int], Any] = {}  # and FAISS's objects take as long to make as a search

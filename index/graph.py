@@ -119,6 +119,11 @@ def within(index: Any) -> Any:
     return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
 
 
+def is_graph(index: Any) -> bool:
+    """Whether this is a graph, with a map or without."""
+    return isinstance(within(index), faiss.IndexHNSW)
+
+
 def add(index: Any, vectors: Float32) -> None:
     """Add the next rows to ``empty``'s index, to one with a projection before it, or to one without a map."""
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index

@@ -79,6 +79,14 @@ def make_gallery(path: Path, embedding: np.ndarray, rows_per_part: int = 1000) -
     return Gallery(path, manifest).commit(manifest)
 
 
+def indexed_quickly(path: Path, embedding: np.ndarray, kind: str, patch: pytest.MonkeyPatch) -> Gallery:
+    """A gallery in parts of 600 rows with an index of a kind, measured by few queries."""
+    made = make_gallery(path, embedding, 600)
+    patch.setattr(tuning, "QUERIES", 40)
+    build_generation(made, kind)
+    return Gallery.open(path)
+
+
 def rows_of(ids: list[str], vectors: np.ndarray, **columns: Any) -> pa.Table:
     """What ``catalogue.add`` takes."""
     return pa.table({"id": ids, "embedding": fixed_size_list(vectors), **columns})

@@ -20,25 +20,18 @@ from index.gallery import Gallery, verify
 from index.hits import recall
 from index.recipe import choose, with_copy
 from tests.index.checks import check, same
-from tests.index.conftest import APPROXIMATE, rows_of
+from tests.index.conftest import APPROXIMATE, indexed_quickly, rows_of
 
 ROWS, DIM = 1500, 96
 
 
 @pytest.fixture(scope="module", params=APPROXIMATE)
-def path(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    structured: np.ndarray,
-    gallery_at: Callable[..., Gallery],
-) -> Path:
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, structured: np.ndarray) -> Path:
     """1,500 rows with an index of each kind and a copy, whatever the memory; not to be changed."""
-    made = gallery_at(tmp_path_factory.mktemp("copy") / "gallery", structured[:ROWS], 600)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "QUERIES", 40)
         patch.setattr(trial, "with_copy", lambda recipe, *_: replace(recipe, copied=True))
-        build_generation(made, request.param)
-    return made.path
+        path = tmp_path_factory.mktemp("copy") / "gallery"
+        return indexed_quickly(path, structured[:ROWS], request.param, patch).path
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,31 +11,26 @@ import pytest
 
 from index import approximate, catalogue, tuning, vectors
 from index.approximate import ApproximateIndex
-from index.build import build_generation, extend_generation, open_index
+from index.build import extend_generation, open_index
 from index.errors import DamagedError
 from index.exact import as_float32
 from index.files import file_facts
 from index.gallery import Gallery, verify
 from index.recipe import choose
 from tests.index.checks import check, reached, same
-from tests.index.conftest import APPROXIMATE, rows_of
+from tests.index.conftest import APPROXIMATE, indexed_quickly, rows_of
 
 ROWS = 1500
 
 
 @pytest.fixture(scope="module", params=APPROXIMATE)
 def gallery(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    structured: np.ndarray,
-    gallery_at: Callable[..., Gallery],
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, structured: np.ndarray
 ) -> Gallery:
     """1,500 rows with an index of each kind; not to be changed."""
-    made = gallery_at(tmp_path_factory.mktemp("rerank") / "gallery", structured[:ROWS], 600)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "QUERIES", 40)
-        build_generation(made, request.param)
-    return Gallery.open(made.path)
+        path = tmp_path_factory.mktemp("rerank") / "gallery"
+        return indexed_quickly(path, structured[:ROWS], request.param, patch)
 
 
 @pytest.fixture(scope="module")
