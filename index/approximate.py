@@ -61,10 +61,22 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
         else:
             inner.train(_pad(_taken(vectors, rows), inner.d))
         bar.set_postfix_str("adding")
-        _add(index, vectors, 0, bar)
         if recipe.kind == "graph":
-            graph.settle(inner, recipe.seed)
+            graph.fill(inner, _coded(index, vectors), graph.crowding(vectors, 0), recipe.seed, bar.update)
+            index.ntotal = n
+        else:
+            _add(index, vectors, 0, bar)
     return index
+
+
+def _coded(index: Any, vectors: npt.NDArray[np.float16], start: int = 0) -> Iterator[Float32]:
+    """What is coded of the rows from ``start`` on, float32 (n, d), some at a time."""
+    _, rotate = _parts(index)
+    at_once = max(1, ADD_BYTES // (4 * vectors.shape[1]))
+    for at in range(start, len(vectors), at_once):
+        piece = _pad(as_float32(vectors[at : at + at_once]), index.d)
+        yield piece if rotate is None else rotate.apply(piece)
+        release(vectors)
 
 
 def _pieces(vectors: npt.NDArray[np.float16], rows: Rows) -> Iterator[Float32]:
@@ -86,20 +98,16 @@ def extend(index: Any, vectors: npt.NDArray[np.float16], start: int, progress: b
 
 
 def _add(index: Any, vectors: npt.NDArray[np.float16], start: int, bar: tqdm) -> None:
-    inner, rotate = _parts(index)
-    walked = graph.is_graph(inner)
-    crowded = graph.crowding(vectors, start) if walked else np.zeros(0, bool)
-    at_once = max(1, ADD_BYTES // (4 * vectors.shape[1]))
-    for at in range(start, len(vectors), at_once):
-        piece = _pad(as_float32(vectors[at : at + at_once]), index.d)
-        if (here := crowded[at - start : at - start + at_once]).any():
-            graph.add_scattered(inner, piece if rotate is None else rotate.apply(piece), here, at)
-            index.ntotal = inner.ntotal
-        elif walked:
-            graph.add(index, piece)
+    inner, _ = _parts(index)
+    crowded = graph.crowding(vectors, start) if graph.is_graph(inner) else None
+    at = start
+    for piece in _coded(index, vectors, start):
+        if crowded is None:
+            inner.add(piece)
         else:
-            index.add(piece)
-        release(vectors)
+            graph.add_scattered(inner, piece, crowded[at - start : at - start + len(piece)], at)
+        index.ntotal = inner.ntotal
+        at += len(piece)
         bar.update(len(piece))
 
 

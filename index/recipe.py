@@ -12,9 +12,12 @@ KINDS = ("exact", "ivfpq", "fastscan", "rabitq", "graph")
 EXACT_BELOW = 20_000  # rows that brute force reads in a few milliseconds
 TRAINABLE_FROM = 1024  # an 8-bit codebook has 256 entries: fewer than 4 rows for each teach it nothing
 TRAIN_PER_LIST = 40  # rows a k-means centroid is learned from; FAISS asks for 39
-# a code of 64 bytes is one line of the cache: over a million rows 64 dimensions reach a recall of 0.95 at efSearch 22,
-# 48 at 28, and a step takes 4% longer
-GRAPH_DIMS = 64
+# dimensions of a graph at least, and how many candidates a vertex's links are chosen from (efConstruction). A code of
+# 64 bytes is one line of the cache: over a million rows of 256 dimensions 64 reach a recall of 0.95 at efSearch 22, 48
+# at 28, and a step takes 4% longer. Candidates of wide vectors cost more: over a million rows of 1,024 dimensions a
+# query takes 46 us of one core to 0.95 with 96, 52 with 64 and with 128
+GRAPH_DIMS, EF_CONSTRUCTION = 64, 64
+WIDE_FROM, WIDE_GRAPH = 768, 96  # dimensions of a table from which both are so many
 # lists from which their centroids are linked as a graph (HNSW, so many links a layer). One core, 64 dimensions, the
 # nearest list of each of 4,096 rows: 19 us by all centroids and 18 us by a graph of 10,000, 57 and 35 of 30,000, 190
 # and 63 of 95,000; a query alone, 8 lists: 48 and 30, 156 and 36, 955 and 86 (benchmarks/coarse.py). A graph of 10,000,
@@ -111,7 +114,7 @@ def choose(n: int, d: int, kind: str = "auto", seed: int = 0, dims: int = 64, li
     """The recipe for n rows of d dimensions: "auto" is exact under 20,000 rows, else a graph.
 
     dims: the projection that graph, fastscan and rabitq code (see ``index.projection.choose_dims``); d or more is none,
-    and a graph's is at least GRAPH_DIMS.
+    and a graph's is at least GRAPH_DIMS, or WIDE_GRAPH for wide vectors.
 
     An ivfpq's code byte stands for 8 dimensions: on generated features of 576 dimensions, 72 bytes and 64 reranked rows
     find 95% of the true 10 neighbours, 48 bytes need 128. About 3 sqrt(n) lists balance comparing centroids with
@@ -125,10 +128,12 @@ def choose(n: int, d: int, kind: str = "auto", seed: int = 0, dims: int = 64, li
     kind = "graph" if kind == "auto" else kind
     if n < TRAINABLE_FROM:
         raise GalleryError(f"{n} rows are too few to train {kind}, which needs {TRAINABLE_FROM}; use exact")
-    dims = max(dims, GRAPH_DIMS) if kind == "graph" else dims
+    least, from_so_many = (WIDE_GRAPH, WIDE_GRAPH) if d >= WIDE_FROM else (GRAPH_DIMS, EF_CONSTRUCTION)
+    dims = max(dims, least) if kind == "graph" else dims
     dims = 0 if dims >= d else dims
     if kind == "graph":
-        return Recipe(kind, train_rows=min(n, GRAPH_TRAIN), seed=seed, dims=dims, links=links, ef_construction=64)
+        rows = min(n, GRAPH_TRAIN)
+        return Recipe(kind, train_rows=rows, seed=seed, dims=dims, links=links, ef_construction=from_so_many)
     nlist = max(1, min(round(3 * math.sqrt(n)), n // TRAIN_PER_LIST))
     rows = min(n, max(TRAIN_PER_LIST * nlist, 16_384))
     if kind == "ivfpq":

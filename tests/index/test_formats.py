@@ -78,8 +78,7 @@ def test_a_graph_without_a_map_is_searched_and_extended(
     with monkeypatch.context() as patch:
         patch.setattr(faiss, "IndexIDMap", lambda inner: inner)
         patch.setattr(graph, "within", lambda inner: inner)  # isinstance knows no function
-        patch.setattr(graph, "settle", lambda *_: None)
-        patch.setattr(graph, "add", lambda index, vectors: index.add(vectors))
+        patch.setattr(graph, "fill", lambda index, pieces, *_: [index.add(piece) for piece in pieces])
         build_generation(Gallery.open(path), "graph")
     for rows in (1500, 1520):
         index = open_index(Gallery.open(path))

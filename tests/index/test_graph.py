@@ -103,7 +103,12 @@ def test_pages_are_advice(base: Graph, inner: np.ndarray, monkeypatch: pytest.Mo
     graph.on_huge_pages(None)
 
 
-def test_copies_of_one_photo_do_not_hide_the_others(structured: np.ndarray) -> None:
+@pytest.mark.parametrize("first", [1 << 16, 100])
+def test_copies_of_one_photo_do_not_hide_the_others(
+    structured: np.ndarray, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "LINKED_FIRST", first)
+    monkeypatch.setattr(graph, "LINKED_AT_ONCE", 100)
     crowd = np.concatenate([np.repeat(structured[:1], 400, axis=0), structured[:1100]])
     others = as_float32(structured[1:1100:4])
     for seed, dims in ((0, 32), (1, 32), (0, 96)):
@@ -130,27 +135,33 @@ def test_crowding_is_what_repeats_often(structured: np.ndarray) -> None:
     assert not graph.crowding(structured, 0).any()
 
 
-def test_settled_vertices_answer_the_same_side_by_side(structured: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_linked_one_after_other_are_found_as_well(
+    structured: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(graph, "ROWS_A_PLACE", 100)
-    recipe = choose(len(structured), 96, "graph")
-    asked = as_float32(structured[::60])
-    with monkeypatch.context() as patch:
-        patch.setattr(graph, "settle", lambda *_: None)
-        plain = ApproximateIndex(approximate.build(structured, recipe), structured)
-    moved = ApproximateIndex(approximate.build(structured, recipe), structured)
-    for each in (moved, plain):
+    recipe, asked = choose(len(structured), 96, "graph"), as_float32(structured[::20])
+    plain = ApproximateIndex(approximate.build(structured, recipe), structured)
+    monkeypatch.setattr(graph, "LINKED_FIRST", 300)
+    monkeypatch.setattr(graph, "LINKED_AT_ONCE", 250)
+    told: list[int] = []
+    real = graph.fill
+    monkeypatch.setattr(graph, "fill", lambda *args: real(*args[:-1], lambda rows: (told.append(rows), args[-1](rows))))
+    placed = ApproximateIndex(approximate.build(structured, recipe), structured)
+    assert sum(told) == 6000
+    assert len(told) > 20
+    for each in (plain, placed):
         assert isinstance(each.base, Graph)
-    assert np.array_equal(moved.candidates(asked, 64, 30), plain.candidates(asked, 64, 30))
-
-    def apart(index: ApproximateIndex) -> float:
-        assert isinstance(index.base, Graph)
-        codes = index.base.index.storage.reconstruct_n(0, 6000)
-        return float(np.linalg.norm(codes[1:] - codes[:-1], axis=1).mean())
-
-    assert apart(moved) < 0.9 * apart(plain)
-    approximate.extend(moved.index, np.concatenate([structured, structured[:50]]), 6000)  # after it was settled
-    assert isinstance(moved.base, Graph)
-    assert np.allclose(codes_of(moved.base)[6000:], codes_of(moved.base)[:50])
+        found = each.candidates(asked, 64, 30)
+        best = np.argsort(-codes_scored(each.base, each.inner(asked)), axis=1)[:, :30]
+        assert np.mean([len(set(one) & set(other)) for one, other in zip(found, best, strict=True)]) > 29.5
+        true = each.inner(as_float32(structured))
+        assert np.abs(codes_of(each.base) - true).max() < 0.02 * np.abs(true).max()  # each vertex is its row's
+        codes = each.base.index.storage.reconstruct_n(0, 6000)
+        side_by_side = np.linalg.norm(codes[1:] - codes[:-1], axis=1).mean()
+        assert side_by_side < 0.9 * np.linalg.norm(true[1:] - true[:-1], axis=1).mean()
+    approximate.extend(placed.index, np.concatenate([structured, structured[:50]]), 6000)
+    assert isinstance(placed.base, Graph)
+    assert np.allclose(codes_of(placed.base)[6000:], codes_of(placed.base)[:50])
 
 
 def test_a_batch_is_answered_in_the_order_it_was_asked(

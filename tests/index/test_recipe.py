@@ -48,6 +48,7 @@ def test_pinned_recipes() -> None:
     assert choose(35_470, 1024, "ivfpq") == Recipe("ivfpq", nlist=565, pq_m=128, nbits=8, train_rows=22_600, seed=0)
     assert choose(100_000, 576) == choose(100_000, 576, "graph")
     assert choose(100_000, 576, "graph") == Recipe("graph", train_rows=65_536, dims=64, links=16, ef_construction=64)
+    assert choose(100_000, 768, "graph") == Recipe("graph", train_rows=65_536, dims=96, links=16, ef_construction=96)
     assert choose(100_000, 576, "fastscan", dims=96) == Recipe("fastscan", 949, 96, 4, 37_960, 0, 96)
     assert choose(100_000, 576, "rabitq", seed=2) == Recipe("rabitq", 949, 0, 1, 37_960, 2, 64)
 
@@ -82,7 +83,7 @@ def test_of_many_rows_the_rows_count(kind: str) -> None:
 def test_pinned_bytes() -> None:
     """docs/scale.md counts with them."""
     of = {kind: choose(10**6, 1024, kind).bytes_per_row(1024) for kind in APPROXIMATE}
-    assert of == {"ivfpq": 136, "fastscan": 40, "rabitq": 28, "graph": 217}
+    assert of == {"ivfpq": 136, "fastscan": 40, "rabitq": 28, "graph": 249}
 
 
 @pytest.mark.parametrize("n", [TRAINABLE_FROM, 50_000, 10**6, 10**8])
