@@ -6,7 +6,7 @@ full float16 vectors, so scores are those of exact search at any block weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -60,11 +60,12 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
             index.is_trained = True
         else:
             inner.train(_pad(_taken(vectors, rows), inner.d))
-        bar.set_postfix_str("adding")
         if recipe.kind == "graph":
-            graph.fill(inner, _coded(index, vectors), graph.crowding(vectors, 0), recipe.seed, bar.update)
+            crowded = graph.crowding(vectors, 0)
+            graph.fill(inner, _counted(_coded(index, vectors), bar), crowded, recipe.seed, bar.update)
             index.ntotal = n
         else:
+            bar.set_postfix_str("adding")
             _add(index, vectors, 0, bar)
     return index
 
@@ -77,6 +78,16 @@ def _coded(index: Any, vectors: npt.NDArray[np.float16], start: int = 0) -> Iter
         piece = _pad(as_float32(vectors[at : at + at_once]), index.d)
         yield piece if rotate is None else rotate.apply(piece)
         release(vectors)
+
+
+def _counted(pieces: Iterable[Float32], bar: tqdm) -> Iterator[Float32]:
+    """The same pieces while ``bar`` counts their rows: coded, before they are linked."""
+    bar.set_postfix_str("coding")
+    for piece in pieces:
+        yield piece
+        bar.update(len(piece))
+    bar.reset()
+    bar.set_postfix_str("linking")
 
 
 def _pieces(vectors: npt.NDArray[np.float16], rows: Rows) -> Iterator[Float32]:
