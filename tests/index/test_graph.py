@@ -103,12 +103,11 @@ def test_pages_are_advice(base: Graph, inner: np.ndarray, monkeypatch: pytest.Mo
     graph.on_huge_pages(None)
 
 
-@pytest.mark.parametrize("first", [1 << 16, 100])
+@pytest.mark.parametrize("at_once", [4096, 100])
 def test_copies_of_one_photo_do_not_hide_the_others(
-    structured: np.ndarray, first: int, monkeypatch: pytest.MonkeyPatch
+    structured: np.ndarray, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "LINKED_FIRST", first)
-    monkeypatch.setattr(graph, "LINKED_AT_ONCE", 100)
+    monkeypatch.setattr(graph, "LINKED_AT_ONCE", at_once)
     crowd = np.concatenate([np.repeat(structured[:1], 400, axis=0), structured[:1100]])
     others = as_float32(structured[1:1100:4])
     for seed, dims in ((0, 32), (1, 32), (0, 96)):
@@ -140,8 +139,9 @@ def test_places_linked_one_after_other_are_found_as_well(
 ) -> None:
     monkeypatch.setattr(graph, "ROWS_A_PLACE", 100)
     recipe, asked = choose(len(structured), 96, "graph"), as_float32(structured[::20])
-    plain = ApproximateIndex(approximate.build(structured, recipe), structured)
-    monkeypatch.setattr(graph, "LINKED_FIRST", 300)
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "LINKED_FIRST", 1.0)
+        plain = ApproximateIndex(approximate.build(structured, recipe), structured)
     monkeypatch.setattr(graph, "LINKED_AT_ONCE", 250)
     told: list[int] = []
     real = graph.fill

@@ -163,12 +163,16 @@ def test_deeper_than_the_candidates_asked_for() -> None:
 
 def test_curve_has_every_kind_and_its_lowest(index: ApproximateIndex) -> None:
     assert index.tuning is not None
+    every = {"default weights", "edited", "level 1", "level 2", "level 3", "level 4"}
     for setting in index.tuning.curve:
-        assert set(setting.by_kind) == {"default weights", "edited", "level 1", "level 2", "level 3", "level 4"}
+        # one of three blocks raised eight times is in level 2
+        assert set(setting.by_kind) == every | {"level 1, edited", "level 2, edited"}
         assert list(setting.recall) == [1, 4, 10, 30, 100]
         for k, lowest in setting.recall.items():
             assert lowest == min(setting.by_kind[kind][k] for kind in ("default weights", "edited"))
-            assert all(setting.recall_at(k, i) == setting.by_kind[f"level {i}"][k] for i in (1, 2, 3, 4))
+            assert all(setting.recall_at(k, i) == setting.by_kind[f"level {i}"][k] for i in (3, 4))
+            for i in (1, 2):
+                assert setting.recall_at(k, i) == min(setting.by_kind[f"level {i}{way}"][k] for way in ("", ", edited"))
     top = index.tuning.curve[-1]
     assert min(min(kind.values()) for kind in top.by_kind.values()) >= tuning.ENOUGH or top.nprobe == index.base.most
     work = [each.bytes_read for each in index.tuning.curve if each.rerank == 64]
