@@ -97,7 +97,7 @@ def stage_of(stack: list[str]) -> str | None:
         "read and write vectors": ("build._write_vectors",),
         "measure": ("tuning.measure",),
         "look for copies": ("graph.crowding",),
-        "encode": ("approximate._add", "training.encode"),
+        "encode": ("graph.fill", "approximate._add", "training.encode"),
         "train": ("approximate.build", "accelerate.build", "recipes.build"),
         "write index": ("build._write_index", "files.sha256_file", "files.file_facts", "files.fsync"),
     }

@@ -38,6 +38,7 @@ LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level end
 # and more where a level mixes easier and harder weights
 MARGIN, LEVEL_MARGIN = 0.1, 0.2
 ENOUGH = 0.995  # more effort is not measured once recall at every k is so high
+ENDING = 0.99  # nor once it is so high, and twice the effort gained less than SATURATED at any
 QUERIES = 128  # of each kind
 RAISED = 8  # times: what an edit changes may weigh so much more
 SPARE = 16  # true neighbours of a query that may themselves be asked
@@ -204,6 +205,7 @@ def measure(
         depths = [depth for depth in DEPTHS if depth <= n // 4]  # beyond that, brute force
         efforts = index.base.efforts()
         curve: list[Setting] = []
+        reached: dict[int, list[float]] = {}  # effort -> recalls at its greatest depth
         for nprobe in tqdm(efforts, desc="measure", disable=None if progress else True):
             usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
             found = index.candidates(queries, nprobe, max(usable) + (not hidden), at_least=0)
@@ -224,10 +226,22 @@ def measure(
                 read = round(codes + index.bytes_scored(10, depth))
                 ms = _median_ms(index, queries, nprobe, depth) if timed and depth <= TIMED_DEPTH else 0.0
                 curve.append(Setting(nprobe, depth, lowest, by_kind, read, ms))
-            if usable and min(min(kind.values()) for kind in curve[-1].by_kind.values()) >= (until or ENOUGH):
-                break
+            if usable:
+                reached[nprobe] = [share for kind in curve[-1].by_kind.values() for share in kind.values()]
+                if _ended(reached, until):
+                    break
     starts = [block.start for block in layout.blocks]
     return Tuning(curve, seed, len(queries), f"faiss {faiss.__version__}", starts, default)
+
+
+def _ended(reached: dict[int, list[float]], until: float | None) -> bool:
+    """Whether efforts beyond the last need not be measured."""
+    effort, last = list(reached.items())[-1]
+    if min(last) >= (until or ENOUGH):
+        return True
+    halved = [each for before, each in reached.items() if 2 * before <= effort]
+    gain = max(now - was for now, was in zip(last, halved[-1], strict=True)) if halved else 1.0
+    return min(last) >= ENDING and gain < SATURATED
 
 
 def _best(ranked: Float32, good: npt.NDArray[np.bool_], depth: int, kept: int) -> Rows:

@@ -174,9 +174,21 @@ def test_curve_has_every_kind_and_its_lowest(index: ApproximateIndex) -> None:
             for i in (1, 2):
                 assert setting.recall_at(k, i) == min(setting.by_kind[f"level {i}{way}"][k] for way in ("", ", edited"))
     top = index.tuning.curve[-1]
-    assert min(min(kind.values()) for kind in top.by_kind.values()) >= tuning.ENOUGH or top.nprobe == index.base.most
+    lowest = min(min(kind.values()) for kind in top.by_kind.values())
+    assert lowest >= tuning.ENOUGH or top.nprobe == index.base.most or lowest >= tuning.ENDING
     work = [each.bytes_read for each in index.tuning.curve if each.rerank == 64]
     assert work == sorted(work)
+
+
+def test_a_curve_ends_where_twice_the_effort_gains_nothing() -> None:
+    ended = tuning._ended
+    assert ended({16: [0.9, 0.996]}, until=0.9)
+    assert not ended({16: [0.9, 0.996]}, until=None)
+    assert ended({16: [0.996, 0.996]}, until=None)
+    assert not ended({16: [0.993, 0.999], 24: [0.9935, 0.999]}, until=None)  # not twice
+    assert ended({12: [0.993, 0.999], 16: [0.993, 0.999], 24: [0.9935, 0.999]}, until=None)
+    assert not ended({12: [0.99, 0.999], 24: [0.993, 0.999]}, until=None)  # it still gains
+    assert not ended({12: [0.98, 0.999], 24: [0.98, 0.999]}, until=None)  # walks may yet find the way
 
 
 def test_measured_recall_is_what_searching_gives(
