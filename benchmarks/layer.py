@@ -55,7 +55,7 @@ def main(rows: int, dim: int, work: Path) -> None:
         ours, raw = np.median(together, axis=0) / QUERIES * 1e6
         alone = np.median(one_by_one, axis=0) * 1e6
         click.echo(
-            f"recall {asked}: in batch {ours:.2f} us a query, FAISS {raw:.2f} (+{100 * (ours / raw - 1):.1f}%); "
+            f"recall {asked}: in batch {ours:.2f} us a query, FAISS {raw:.2f} ({100 * (ours / raw - 1):+.1f}%); "
             f"alone {alone[0]:.0f} us, FAISS {alone[1]:.0f} (+{alone[0] - alone[1]:.0f} us)"
         )
 
