@@ -83,7 +83,7 @@ def fill(
 
 
 def _places(storage: Any, codes: npt.NDArray[np.uint8], seed: int) -> Rows:
-    """The cluster of each code (n, d), int64 (n,); clusters next to each other in number lie near each other."""
+    """The k-means cluster of each code (n, d), int64 (n,)."""
     places = max(1, min(PLACES, len(codes) // ROWS_A_PLACE))
     sample = np.random.default_rng(seed).choice(len(codes), min(len(codes), 64 * places), replace=False)
     clusters = faiss.Kmeans(codes.shape[1], places, niter=4, seed=seed, min_points_per_centroid=1)
