@@ -267,7 +267,7 @@ def plot(runs: dict[str, Any], path: Path) -> None:
         (each for each in runs.values() if "recall" in each.get("serve", {})), key=lambda e: e["parameters"]["rows"]
     )
     rows = [each["parameters"]["rows"] for each in good]
-    figure, (time_axes, memory_axes, latency_axes) = pyplot.subplots(1, 3, figsize=(15, 4.2))
+    figure, (time_axes, memory_axes, latency_axes) = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     time_axes.plot(rows, [each["read"]["seconds"] for each in good], "o--", label="reading the table once")
     time_axes.plot(rows, [least(each) for each in good], "o--", label="and training and encoding alone")
     time_axes.plot(rows, [each["build"]["seconds"] for each in good], "o-", label="build")
@@ -281,7 +281,7 @@ def plot(runs: dict[str, Any], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="vectors", ylabel=label)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    figure.savefig(path, dpi=120)
 
 
 @click.command()

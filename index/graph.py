@@ -49,8 +49,8 @@ def fill(
     index: Any,
     pieces: Iterable[Float32],
     crowded: npt.NDArray[np.bool_],
-    seed: int = 0,
-    linked: Callable[[int], object] = lambda rows: None,
+    seed: int,
+    linked: Callable[[int], object],
 ) -> None:
     """Fill ``empty``'s trained index with vectors (n, d), which come in ``pieces``: row i gets id i.
 

@@ -85,9 +85,7 @@ class Recipe:
         if self.kind == "exact":
             return 0.0
         copy = dim if self.copied else 0
-        if (
-            self.kind == "graph"
-        ):  # 8-bit codes, links of 4 bytes, where they lie, the few upper layers, the row's number
+        if self.kind == "graph":  # 8-bit codes; links of 4 bytes, where they lie, few upper layers, the row's number
             return self.coded(dim) + 8 * self.links + 25 + copy
         bits = {"rabitq": self.coded(dim) + 96}.get(self.kind, self.pq_m * self.nbits)
         return bits / 8 + 8 + copy  # and the row's number
