@@ -43,6 +43,7 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
     codes, and one piece.
     """
     n, dim = vectors.shape
+    starts = np.zeros(1, np.int64) if starts is None else starts
     rng = np.random.default_rng(recipe.seed)
     rows = rng.choice(n, recipe.train_rows, replace=False)
     with tqdm(total=n, desc="index", unit="row", disable=None if progress else True) as bar:
@@ -50,7 +51,6 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
         inner = (graph if recipe.kind == "graph" else lists).empty(recipe, recipe.coded(dim))
         index = inner
         if recipe.dims:
-            starts = np.zeros(1, np.int64) if starts is None else starts
             matrix = learn(_taken(vectors, rows[:LEARNED_FROM]), starts, recipe.dims, recipe.seed)
             rotate = faiss.LinearTransform(dim, recipe.dims, False)
             faiss.copy_array_to_vector(matrix.reshape(-1), rotate.A)
@@ -63,6 +63,8 @@ def build(vectors: npt.NDArray[np.float16], recipe: Recipe, starts: Rows | None 
         if recipe.kind == "graph":
             crowded = graph.crowding(vectors, 0)
             graph.fill(inner, _counted(_coded(index, vectors), bar), crowded, recipe.seed, bar.update)
+            if len(starts) > 1:  # queries may have one block of another row
+                graph.pair(inner, recipe.seed)
             index.ntotal = n
         else:
             bar.set_postfix_str("adding")

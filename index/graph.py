@@ -32,8 +32,9 @@ PLACES, ROWS_A_PLACE = 1024, 1000  # clusters that vertices are sorted by, and h
 DECODED_AT_ONCE = 1 << 16
 LINKED_FIRST, LINKED_AT_ONCE = 0.1, 4096  # the share of rows linked before the others, and how many are at once
 LINKS_AT_ONCE = 1 << 24
+PAIRED, PAIRED_AT_ONCE = 0.5, 1 << 16  # the share of vertices that are linked at random (see ``pair``)
 SMALL_PRODUCT = 1 << 18  # multiplications
-PIVOTS = 32  # queries that the others of a batch are sorted by
+PIVOTS, PIVOT_DIMS = 64, 64  # queries that the others of a batch are sorted by, and dimensions, spread over all
 MADV_HUGEPAGE, MADV_COLLAPSE, HUGE = 14, 25, 1 << 21
 
 
@@ -82,6 +83,34 @@ def fill(
     index.ntotal = n
 
 
+def pair(index: Any, seed: int) -> None:
+    """Link PAIRED of the vertices of ``empty``'s index in pairs drawn at random, both ways, where a list has room.
+
+    Near links alone lead to one place, and what is nearest an edited query lies in several: products of the wanted
+    color of each type. A few links to anywhere lead from one to the next (small worlds, Kleinberg 2000). Among 35,470
+    product photos edits at 3.5 times the weight reach a recall of 0.95 with 890 codes compared instead of 2,000,
+    unchanged queries take 3% more; generated vectors have no such gaps, and edits among them take 3% more as well.
+    """
+    hnsw = within(index)
+    drawn = np.random.default_rng(seed).permutation(hnsw.ntotal)
+    half = round(PAIRED * hnsw.ntotal / 2)
+    one, other = drawn[:half], drawn[half : 2 * half]
+    ends, targets = np.append(one, other), np.append(other, one)
+    links, width = _links(hnsw), hnsw.hnsw.nb_neighbors(0)
+    offsets = faiss.rev_swig_ptr(hnsw.hnsw.offsets.data(), hnsw.hnsw.offsets.size())
+    for at in range(0, len(ends), PAIRED_AT_ONCE):
+        part = slice(at, at + PAIRED_AT_ONCE)
+        places = offsets[ends[part]].astype(np.int64)[:, None] + np.arange(width)  # of the lowest layer
+        free = links[places] < 0
+        room = free.any(axis=1)
+        links[places[room, free[room].argmax(axis=1)]] = targets[part][room]
+
+
+def _links(hnsw: Any) -> npt.NDArray[np.int32]:
+    """All links of an HNSW index, vertex after vertex, as they lie in memory; -1 is none."""
+    return np.asarray(faiss.rev_swig_ptr(hnsw.hnsw.neighbors.data(), hnsw.hnsw.neighbors.size()))
+
+
 def _places(storage: Any, codes: npt.NDArray[np.uint8], seed: int) -> Rows:
     """The k-means cluster of each code (n, d), int64 (n,)."""
     places = max(1, min(PLACES, len(codes) // ROWS_A_PLACE))
@@ -98,6 +127,7 @@ def walk_order(queries: Float32) -> Rows:
 
     Their walks share what the caches hold: over a million rows a batch of 2,000 took a twelfth less time.
     """
+    queries = queries[:, :: max(1, queries.shape[1] // PIVOT_DIMS)]
     pivots = np.ascontiguousarray(queries[:: max(1, len(queries) // PIVOTS)][:PIVOTS].T)
     # so few at once that OpenBLAS wakes no thread: they would go on spinning while FAISS searches
     at_once = max(1, SMALL_PRODUCT // pivots.size)
@@ -222,7 +252,7 @@ class Graph:
         """
         ids = faiss.vector_to_array(self.outer.id_map) if self.outer is not self.index else np.arange(self.index.ntotal)
         mine = np.isin(ids, rows)
-        links = faiss.rev_swig_ptr(self.index.hnsw.neighbors.data(), self.index.hnsw.neighbors.size())
+        links = _links(self.index)
         at_once = range(0, len(links), LINKS_AT_ONCE)
         # link -1 is none, and reads what the last vertex says
         found = [np.flatnonzero(mine[(some := links[at : at + LINKS_AT_ONCE])] & (some >= 0)) + at for at in at_once]

@@ -210,3 +210,56 @@ def test_the_curve_holds_for_fresh_queries(structured: np.ndarray, tuned: Callab
         if setting.nprobe == setting.rerank <= 24:
             hits = index.search(fresh, 10, nprobe=setting.nprobe, rerank=setting.rerank)
             assert reached(index, fresh, hits, 10) > setting.by_kind["default weights"][10] - 0.01
+
+
+def lists_of(index: faiss.Index) -> list[list[int]]:
+    """The oracle: every vertex's links on the lowest layer, in their order, up to the first that is none."""
+    hnsw = graph.within(approximate._parts(index)[0]).hnsw
+    links, offsets = faiss.vector_to_array(hnsw.neighbors), faiss.vector_to_array(hnsw.offsets)
+    found = [links[at : at + hnsw.nb_neighbors(0)].tolist() for at in offsets[:-1]]
+    return [each[: each.index(-1)] if -1 in each else each for each in found]
+
+
+def test_half_of_the_vertices_are_linked_in_pairs(structured: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, again = (approximate.build(structured[:3001], choose(3001, 96, "graph")) for _ in range(2))  # of one block
+    before = lists_of(made)  # not paired
+    monkeypatch.setattr(graph, "PAIRED_AT_ONCE", 700)
+    graph.pair(approximate._parts(made)[0], seed=0)
+    after = lists_of(made)
+    new = {i: more[len(less) :] for i, (less, more) in enumerate(zip(before, after, strict=True)) if more != less}
+    assert all(more[: len(less)] == less for less, more in zip(before, after, strict=True))
+    assert all(len(each) == 1 for each in new.values())
+    full = {i for i, each in enumerate(before) if len(each) == 32}
+    assert all(new.get(other, [i]) == [i] and (other in new or other in full) for i, (other,) in new.items())
+    assert 1500 - len(full) <= len(new) <= 1500
+    # half of them lead to what lies in the other half of the places, as chance has it
+    assert 0.4 < np.mean([(i < 1500) != (other < 1500) for i, (other,) in new.items()]) < 0.6
+    graph.pair(approximate._parts(again)[0], seed=0)
+    assert lists_of(again) == after
+
+
+def test_pairs_lead_from_one_place_to_another(structured: np.ndarray) -> None:
+    """Of a graph in two parts a walk sees one; pairs join them, and a gallery of several blocks is paired."""
+    recipe, asked = choose(len(structured), 96, "graph"), as_float32(structured[::20])
+    made = ApproximateIndex(approximate.build(structured, recipe), structured)
+    assert isinstance(made.base, Graph)
+    hnsw = made.base.index.hnsw
+    side = np.append(made.base.index.storage.reconstruct_n(0, 6000)[:, 0] > 0, False)  # link -1 reads the last
+    links, offsets = graph._links(made.base.index), faiss.vector_to_array(hnsw.offsets)
+    width = hnsw.nb_neighbors(0)
+    for vertex, at in enumerate(offsets[:-1]):
+        mine = links[at : at + width]
+        kept = mine[(mine >= 0) & (side[mine] == side[vertex])]
+        mine[:] = np.append(kept, np.full(width - len(kept), -1))
+        above = links[at + width : offsets[vertex + 1]]
+        above[:] = -1
+
+    def found() -> float:
+        return reached(made, asked, made.search(asked, 10, nprobe=128, rerank=64), 10)
+
+    assert found() < 0.7
+    graph.pair(made.base.outer, seed=0)
+    assert found() > 0.85
+    starts = np.array([block.start for block in LAYOUT.blocks])
+    one, several = (lists_of(approximate.build(structured, recipe, blocks)) for blocks in (None, starts))
+    assert sum(map(len, several)) > sum(map(len, one)) + 2000
