@@ -366,12 +366,9 @@ def _recalls(rows: int) -> list[list[Knobs]]:
     return [[{"recall": each} for each in (0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999)]]
 
 
-# build_generation's arguments: without a cap, and with one of so many bytes a vector. 1,280 hold a copy of 1,024
-# dimensions beside the graph, together 1,273, and not the float16 vectors: 0.3 times hnswlib's bytes
-OURS: dict[str, dict[str, Any]] = {
+OURS: dict[str, dict[str, Any]] = {  # build_generation's arguments: without a cap, and with one of 100 bytes a vector
     "fsearch": {"kind": "auto"},
     "fsearch-100B": {"kind": "auto", "bytes_a_row": 100},
-    "fsearch-1280B": {"kind": "auto", "bytes_a_row": 1280},
 }
 
 

@@ -162,7 +162,8 @@ def with_copy(recipe: Recipe, n: int, d: int, memory: int | None) -> Recipe:
     """The same recipe, copied where ``memory`` bytes hold the 8-bit copy beside the index and not the float16 vectors.
 
     Where memory holds the mapped vectors they stay in the system's cache, and a copy gains nothing; where it does not,
-    each candidate is a read from the disk, of which a copy leaves some two a hit. Without a cap: no copy.
+    each candidate is a read from the disk, of which a copy leaves some two a hit (a gain after a start, and later only
+    where far more candidates are scored: see docs/scale.md). Without a cap: no copy.
     """
     copied = replace(recipe, copied=True)
     fits = memory is not None and copied.resident(n, d) <= memory < 2 * n * d
