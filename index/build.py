@@ -188,7 +188,7 @@ def _old_and_new(gallery: Gallery, current: Generation) -> Iterable[Vectors]:
 
 
 def _write_vectors(gallery: Gallery, batches: Iterable[Vectors], path: Path, progress: bool) -> dict[str, Any]:
-    """The table's embeddings as a mapped file (``index.vectors``); returns {"bytes", "sha256"}."""
+    """The table's embeddings as a mapped file (``index.vectors``); returns their facts."""
     rows, dim = gallery.manifest.rows, gallery.manifest.layout.dim
     with tqdm(total=rows, desc="read table", unit="row", disable=None if progress else True) as bar:
 
@@ -252,7 +252,8 @@ def _base(gallery: Gallery, current: Generation) -> ExactIndex | ApproximateInde
             read[name] = faiss.read_index(file)
         except RuntimeError as error:
             raise GalleryError(f"{folder / name}: FAISS {faiss.__version__} cannot read it; {remedy}") from error
-    scorer = vectors.scorer(gallery.reading(folder / VECTORS), *mapped.shape)
+    head = current.files[VECTORS].get("head", "")
+    scorer = vectors.scorer(gallery.reading(folder / VECTORS), len(mapped), mapped.shape[1], head)
     opened = ApproximateIndex(read[INDEX], mapped, curve, scorer, read.get(COPY))
     if isinstance(opened.base, graph.Graph):
         graph.on_huge_pages(opened.base.index)

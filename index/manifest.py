@@ -59,7 +59,8 @@ class Changes:
 
 @dataclass(frozen=True)
 class Generation:
-    """One index over the table, in a folder of its own. ``files``: name -> {"bytes", "sha256"}.
+    """One index over the table, in a folder of its own. ``files``: name -> {"bytes", "sha256"}, and of vectors.f16
+    the checksum of its "head".
 
     It indexes the first ``parts`` parts (None: all of them), whose fingerprint it remembers. memory: the bytes that it
     may hold beside the mapped vectors, if it was built with such a cap; a later build keeps to it.

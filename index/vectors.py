@@ -36,21 +36,21 @@ def header(rows: int, dim: int) -> bytes:
 
 
 def write(path: Path, batches: Iterable[Float16], rows: int, dim: int) -> dict[str, Any]:
-    """Write float16 (n, dim) batches of ``rows`` rows in all; returns {"bytes", "sha256"}.
+    """Write float16 (n, dim) batches of ``rows`` rows in all; returns {"bytes", "sha256", "head"}, this of the header.
 
     The file is as long as the batches make it: a caller compares ``bytes`` with ``size(rows, dim)``.
     """
-    digest, written = hashlib.sha256(), 0
+    digest, written, head = hashlib.sha256(), 0, header(rows, dim)
     with path.open("wb") as file:
 
         def put(content: bytes) -> int:
             digest.update(content)
             return file.write(content)
 
-        written += put(header(rows, dim))
+        written += put(head)
         for batch in batches:
             written += put(np.ascontiguousarray(batch, "<f2").tobytes())
-    return {"bytes": written, "sha256": digest.hexdigest()}
+    return {"bytes": written, "sha256": digest.hexdigest(), "head": hashlib.sha256(head).hexdigest()}
 
 
 def size(rows: int, dim: int) -> int:
@@ -83,7 +83,9 @@ def before(path: str | os.PathLike[str], rows: int, dim: int) -> bytes:
 
 def mapped(path: str | os.PathLike[str], rows: int, dim: int) -> Float16:
     """The vectors (rows, dim), mapped read-only; of a file with or without a header."""
-    return np.asarray(np.memmap(os.fspath(path), np.float16, "r", offset=_start(path, rows, dim), shape=(rows, dim)))
+    found: Any = np.memmap(os.fspath(path), np.float16, "r", offset=_start(path, rows, dim), shape=(rows, dim))
+    found.kept = path  # a file kept open under no name of its own: ``taken`` reads it again
+    return np.asarray(found)
 
 
 def release(vectors: npt.NDArray[Any]) -> None:
@@ -142,10 +144,16 @@ def passing(vectors: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         release(vectors)
 
 
-def scorer(path: str | os.PathLike[str], rows: int, dim: int) -> Any | None:
-    """The vectors as a mapped FAISS index by inner product; None for a file without a header."""
-    if not _start(path, rows, dim):
+def scorer(path: str | os.PathLike[str], rows: int, dim: int, head: str = "") -> Any | None:
+    """The vectors as a mapped FAISS index by inner product; None for a file without a header.
+
+    FAISS believes a header, so it is given one only if that is what this FAISS writes, or what was written, of which
+    ``head`` is the checksum: DamagedError otherwise.
+    """
+    if not (found := before(path, rows, dim)):
         return None
+    if found != header(rows, dim) and hashlib.sha256(found).hexdigest() != head:
+        raise DamagedError(f"{path}: damaged (its header is not what was written); run `fsearch verify`")
     return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)
 
 

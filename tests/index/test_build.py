@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import build, exact
+from index import build, exact, vectors
 from index.approximate import ApproximateIndex
 from index.build import build_generation, open_index
 from index.errors import DamagedError, GalleryError, MismatchError
@@ -88,6 +88,22 @@ def test_rebuild_replaces_and_a_reader_keeps_what_it_has(gallery: Gallery, queri
     assert np.array_equal(reader.search(queries, 5).rows, before.rows)
     assert isinstance(open_index(Gallery.open(gallery.path)), ExactIndex)
     assert verify(gallery.path) == []
+
+
+def test_vectors_outlive_the_gallery_they_were_opened_with(gallery: Gallery) -> None:
+    kept = open_index(Gallery.open(gallery.path)).vectors
+    with (gallery.path / "gallery.json").open("rb"):  # takes the number of a closed file
+        rows = np.arange(0, len(kept), 7)
+        assert np.array_equal(vectors.taken(kept, rows), kept[rows])
+
+
+def test_a_changed_header_of_the_vectors_is_not_loaded(gallery: Gallery) -> None:
+    path = gallery.path / "gen-000001" / "vectors.f16"
+    with path.open("r+b") as file:
+        file.seek(74)  # the metric
+        file.write(b"\1")
+    with pytest.raises(DamagedError, match=r"vectors.f16: damaged \(its header"):
+        open_index(Gallery.open(gallery.path))
 
 
 def test_open_without_an_index(bare: Gallery) -> None:

@@ -19,7 +19,8 @@ def test_what_is_written_is_read(tmp_path: Path, rows: int, dim: int, monkeypatc
     cut = rows // 3
     facts = vectors.write(path, iter([made[:cut], made[cut:][::-1][::-1]]), rows, dim)
     content = path.read_bytes()
-    assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    head = hashlib.sha256(vectors.header(rows, dim)).hexdigest()
+    assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "head": head}
     assert len(content) == vectors.size(rows, dim) == len(vectors.header(rows, dim)) + rows * dim * 2
     assert vectors.before(path, rows, dim) == vectors.header(rows, dim)
     assert len(vectors.header(rows, dim)) % 2 == 0  # numpy maps float16 from an even byte
@@ -47,6 +48,26 @@ def test_faiss_reads_it_in_place(tmp_path: Path, structured: np.ndarray, queries
     # mapped, not copied: the same bytes as the file's, and it outlives the file's name
     path.unlink()
     assert np.array_equal(scorer.reconstruct(4321), as_float32(structured[4321]))
+
+
+def test_a_header_that_is_not_what_was_written_is_not_believed(tmp_path: Path, structured: np.ndarray) -> None:
+    """FAISS takes the metric from it: by another one, answers would be wrong and nobody told."""
+    path, few = tmp_path / "vectors.f16", structured[:50]
+    vectors.write(path, [few], *few.shape)
+    content = path.read_bytes()
+    size = len(vectors.header(*few.shape))
+    for byte in range(size):
+        path.write_bytes(content[:byte] + bytes([content[byte] ^ 1]) + content[byte + 1 :])
+        with pytest.raises(DamagedError, match="fsearch verify"):
+            vectors.scorer(path, *few.shape)
+    # as another FAISS may have written it
+    path.write_bytes(content)
+    head = hashlib.sha256(content[:size]).hexdigest()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "header", lambda *_: b"another")
+        assert vectors.scorer(path, *few.shape, head) is not None
+        with pytest.raises(DamagedError):
+            vectors.scorer(path, *few.shape)
 
 
 def test_numbers_at_the_edges_of_float16(tmp_path: Path) -> None:
