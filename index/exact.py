@@ -15,6 +15,7 @@ ROWS_AT_ONCE = 2048  # a block of float32 rows stays in the processor's cache
 QUERIES_AT_ONCE = 512
 WORTH_SPLITTING = 0.7  # share of the dimensions below which only those asked for are read
 MOST_SPANS = 8
+ALIKE = 16  # queries that ask for one and the same half of the dimensions or less: so many have products of their own
 DOT_COST = 0.08  # a float32 dot product, beside fetching and widening one row for a rerank (1)
 
 Float32 = npt.NDArray[np.float32]
@@ -61,17 +62,17 @@ def search(
     batches: float16 or float32 (n, D), as one array (a memory map is read piece by piece) or an iterator over it.
     queries: float32 (q, D), already scaled by their weights. rows: the allowed rows, rising int64; None allows all.
     Memory is bounded by a block of rows times a block of queries, whatever n is. Dimensions that no query asks for,
-    such as blocks of weight 0, are not read.
+    such as blocks of weight 0, are not read, and many queries that ask for the same few do not pay for the others.
     """
     queries = checked(queries, batches.shape[1] if isinstance(batches, np.ndarray) else queries.shape[-1], k, rows)
     queries, columns = _asked_for(queries)
     best: Keys = np.zeros((len(queries), k), np.uint64)
     worst = np.full(len(queries), -np.inf, np.float32)  # the k-th score so far: lower ones need no key
+    groups = _alike(queries)
     for ids, block in _blocks(batches, rows, columns):
         block = as_float32(block)
-        for start in range(0, len(queries), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            scores = queries[part] @ block.T  # (queries, rows)
+        for part, span in groups:
+            scores = queries[part, span] @ block[:, span].T  # (queries, rows)
             keys = _keys_above(scores, ids, worst[part])
             if keys.shape[1]:
                 merged = np.concatenate([best[part], keys], axis=1)
@@ -89,6 +90,28 @@ def _asked_for(queries: Float32) -> tuple[Float32, list[slice]]:
     if len(spans) > MOST_SPANS:
         return queries, []
     return np.ascontiguousarray(queries[:, asked]), [slice(int(span[0]), int(span[-1]) + 1) for span in spans]
+
+
+def _alike(queries: Float32) -> list[tuple[Any, slice]]:
+    """(queries to score together, the dimensions they ask for): all of them, each once, at most QUERIES_AT_ONCE."""
+    n, dim = queries.shape
+    groups: list[tuple[Any, slice]] = []
+    rest = np.arange(n)
+    if n >= ALIKE:
+        asked = queries != 0
+        spans = np.stack([asked.argmax(axis=1), dim - asked[:, ::-1].argmax(axis=1)], axis=1)  # first, behind the last
+        narrow = np.flatnonzero(2 * (spans[:, 1] - spans[:, 0]) <= dim)
+        each, counts = np.unique(spans[narrow], axis=0, return_counts=True)
+        for first, behind in each[counts >= ALIKE].tolist():
+            members = narrow[(spans[narrow] == (first, behind)).all(axis=1)]
+            groups += [
+                (members[at : at + QUERIES_AT_ONCE], slice(first, behind))
+                for at in range(0, len(members), QUERIES_AT_ONCE)
+            ]
+            rest = np.setdiff1d(rest, members, assume_unique=True)
+    if len(rest) == n:  # the usual case: views, no copies
+        return [(slice(at, at + QUERIES_AT_ONCE), slice(None)) for at in range(0, n, QUERIES_AT_ONCE)]
+    return groups + [(rest[at : at + QUERIES_AT_ONCE], slice(None)) for at in range(0, len(rest), QUERIES_AT_ONCE)]
 
 
 def _blocks(

@@ -103,9 +103,13 @@ def test_blocks_of_weight_0_are_not_read(
         assert np.allclose(as_float32(structured[found]) @ queries[i], scores, atol=1e-5)
 
 
-def test_queries_that_ask_for_different_blocks(structured: np.ndarray, layout: Layout) -> None:
-    """What one leaves out another may ask for: together they get what each gets alone."""
-    asked = [blocks_asked(layout, structured, names)[:3] for names in (["color"], ["type"], ["look"], [])]
+@pytest.mark.parametrize("many", [3, 20])
+def test_queries_that_ask_for_different_blocks(
+    structured: np.ndarray, layout: Layout, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one leaves out another may ask for: together they get what each gets alone, also where many are alike."""
+    monkeypatch.setattr(exact, "QUERIES_AT_ONCE", exact.ALIKE - 3)
+    asked = [blocks_asked(layout, structured, names)[:many] for names in (["color"], ["type"], ["look"], [])]
     for some in (asked[:2], asked):
         queries = np.concatenate(some)
         together = search(structured, queries, 9)
