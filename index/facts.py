@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from index.approximate import ApproximateIndex
@@ -31,7 +33,7 @@ def describe(gallery: Gallery, index: ExactIndex | ApproximateIndex | LiveIndex)
         "in memory": f"{held:,} bytes, {held / max(rows, 1):.0f} a row{allowed}",
         "mapped": f"{mapped:,} bytes, {mapped / max(rows, 1):.0f} a row",
         f"recall@{K}": round(base.expected_recall(None, K), 4),
-        **_by_weights(base),
+        **_by_weights(base, gallery.manifest.layout.names),
         **_behind(gallery, current),
     }
 
@@ -48,17 +50,23 @@ def made_of(recipe: Recipe, dim: int) -> str:
     return f"{recipe.nlist:,} lists, {codes} of {of}{copy}"
 
 
-def _by_weights(base: ExactIndex | ApproximateIndex) -> dict[str, Any]:
+def _by_weights(base: ExactIndex | ApproximateIndex, names: Sequence[str]) -> dict[str, Any]:
     """The recall promised at weights that are not near the default ones; nothing where only one block is there."""
     curve: Tuning | None = base.tuning if isinstance(base, ApproximateIndex) else None
     if curve is None or len(curve.starts) == 1:
         return {}
-    said = []
-    for level, (most, least) in enumerate(zip(LEVELS, [*LEVELS[1:], None], strict=True), 1):
+
+    def promised(level: int) -> str:
         chosen = curve.choose(RECALL, K, level)
-        where = f"{least:g} to {most:g}" if least is not None else f"below {most:g}"
-        said.append(f"{where}: {'exact search' if chosen.exact else format(chosen.recall_at(K, level), '.2f')}")
-    return {"other weights": f"recall@{K} by their cosine with the default ones; {', '.join(said)}"}
+        return "exact search" if chosen.exact else format(chosen.recall_at(K, level), ".2f")
+
+    ends = [*(f"{least:g} to {most:g}" for most, least in pairwise(LEVELS)), f"below {LEVELS[-1]:g}"]
+    said = ", ".join(f"{where}: {promised(level)}" for level, where in enumerate(ends, 1))
+    alone = ", ".join(f"{name}: {promised(len(LEVELS) + 1 + i)}" for i, name in enumerate(names))
+    return {
+        "other weights": f"recall@{K} by their cosine with the default ones; {said}",
+        "one block alone": f"recall@{K}; {alone}",
+    }
 
 
 def _behind(gallery: Gallery, current: Generation) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 Queries are table rows, the row itself taken out of both answers; a graph does not meet any of them meanwhile. They are
 asked at the gallery's default block weights, with one block taken from another row, as an edit does, and at other
 weights: these are sorted into levels by the cosine between a query's weights and the default ones, since an index is
-built for the default ones, and the farther a query is from them, the more of it must be read. Recall is tie-aware, and
-each level has a curve of its own.
+built for the default ones, and the farther a query is from them, the more of it must be read. Each block is asked
+alone, too: a narrow one may take far more than a wide one. Recall is tie-aware. Each level, and each block alone, has a
+curve of its own.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ RECALL = 0.95  # asked for when a search names neither a recall nor its knobs
 KS = (1, 4, 10, 30, 100)
 DEPTHS = (12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
 LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level ends
+ALONE = 0.99  # a block that has so much of a query's length is as good as alone
 # the setting that only just reaches a recall has had luck: settings must miss this much less than asked may be missed,
 # and more where a level mixes easier and harder weights
 MARGIN, LEVEL_MARGIN = 0.1, 0.2
 ENOUGH = 0.995  # more effort is not measured once recall at every k is so high
 ENDING = 0.99  # nor once it is so high, and twice the effort gained less than SATURATED at any
-QUERIES = 128  # of each kind
+QUERIES = 128  # of each kind, but of each block alone one in ALONE_OF of them
+ALONE_OF = 2
+NEAR = ("default weights", "edited")  # the kinds of level 0
 RAISED = 8  # times: what an edit changes may weigh so much more
 SPARE = 16  # true neighbours of a query that may themselves be asked
 READ_OF = 4  # what a query reads is counted on one in so many of them
@@ -55,7 +59,8 @@ class Setting:
     """One point of the curve. nprobe: lists probed, or efSearch. rerank: candidates scored on the stored vectors.
 
     recall: k -> recall@k of level 0, the lower of its two kinds; by_kind: kind -> k -> recall, the kinds being "default
-    weights", "edited", "level 1" to "level 4", and "level 1, edited" and on, where one block is raised as an edit does.
+    weights", "edited", "level 1" to "level 4", "level 1, edited" and on, where one block is raised as an edit does, and
+    "block 0 alone" and on. A kind that was found well enough keeps its recall at more effort: it is not asked again.
     bytes_read: codes scanned and vectors reranked for one query, in bytes: the work, the same on every host. ms: median
     time of one query asked alone, on the host that built, 0 where it was not timed (more than TIMED_DEPTH candidates).
     exact: no setting reaches the recall asked at such weights, so all rows are scored.
@@ -75,8 +80,9 @@ class Setting:
             return 1.0
         found: list[dict[int, float]] = []
         while level and not found:  # no weights of these blocks may be so far
-            kinds = (f"level {level}", f"level {level}, edited")
-            found, level = [self.by_kind[each] for each in kinds if each in self.by_kind], level - 1
+            alone = f"block {level - len(LEVELS) - 1} alone"
+            kinds = (f"level {level}", f"level {level}, edited") if level <= len(LEVELS) else (alone,)
+            found, level = [self.by_kind[each] for each in kinds if each in self.by_kind], min(level - 1, len(LEVELS))
         return min(recalls[measured_k(recalls, k)] for recalls in found or [self.recall])
 
 
@@ -103,7 +109,7 @@ class Tuning:
     weights: list[float] = field(default_factory=lambda: [1.0])
 
     def levels(self, queries: Float32) -> npt.NDArray[np.int64]:
-        """How far the weights of queries (q, D) are from the default ones, int64 (q,): 0, the default, to 4.
+        """How far the weights of queries (q, D) are from the default ones, int64 (q,): see ``level_of``.
 
         A block's weight is the length of the query's part in it, as blocks are unit vectors before they are weighted.
         """
@@ -162,11 +168,14 @@ class Tuning:
 
 
 def level_of(weights: npt.NDArray[Any], default: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Levels of block weights (q, B) beside the default ones (B,), int64 (q,): one block alone is as far as can be."""
-    lengths = np.sqrt((weights * weights).sum(axis=1)) * np.linalg.norm(default)
-    cosines = weights @ np.asarray(default, weights.dtype) / np.maximum(lengths, 1e-12)
+    """Levels of block weights (q, B) beside the default ones (B,), int64 (q,): 0, near them, to 4; 5 + b: b alone."""
+    lengths = np.sqrt((weights * weights).sum(axis=1))
+    cosines = weights @ np.asarray(default, weights.dtype) / np.maximum(lengths * np.linalg.norm(default), 1e-12)
     levels = (cosines[:, None] < np.array(LEVELS)).sum(axis=1)
-    return np.where((weights > 0).sum(axis=1) <= 1, len(LEVELS), levels) if len(default) > 1 else levels
+    if len(default) == 1:
+        return levels
+    alone = ((weights > 0).sum(axis=1) == 1) | ((levels > 0) & (weights.max(axis=1) > ALONE * lengths))
+    return np.where(alone, len(LEVELS) + 1 + weights.argmax(axis=1), levels)
 
 
 def measure(
@@ -191,9 +200,11 @@ def measure(
     default = [weights.get(name, 1.0) for name in layout.names]
     kinds = _queries(as_float32(taken(index.vectors, rows)), index, layout, default, rng)
     if until is not None:
-        kinds = {name: each for name, each in kinds.items() if not name.startswith("level")}
-    own = np.tile(rows, len(kinds))  # the row that query i was made of
-    queries = np.concatenate(list(kinds.values()))  # (kinds x rows, D)
+        kinds = {name: each for name, each in kinds.items() if name in NEAR}
+    # the row that query i was made of
+    own = np.concatenate([rows if len(each) == len(rows) else rows[::ALONE_OF] for each in kinds.values()])
+    queries = np.concatenate(list(kinds.values()))  # (q, D)
+    mixed = sum(len(each) for name, each in kinds.items() if "alone" not in name)
     ks = [k for k in (KS if until is None else (10,)) if k <= n // 4]
     truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1 + SPARE)
     scored = _Scores(lambda rows: as_float32(taken(index.vectors, rows)), dim, queries)
@@ -206,32 +217,48 @@ def measure(
         efforts = index.base.efforts()
         curve: list[Setting] = []
         reached: dict[int, list[float]] = {}  # effort -> recalls at its greatest depth
+        last: dict[str, dict[int, dict[int, float]]] = {name: {} for name in kinds}  # kind -> depth -> recalls
         for nprobe in tqdm(efforts, desc="measure", disable=None if progress else True):
             usable = [depth for depth in depths if depth <= nprobe or index.base.knob != "efSearch"]
-            found = index.candidates(queries, nprobe, max(usable) + (not hidden), at_least=0)
-            found = found if hidden else _without(found, own)  # (q, depth)
-            scores = scored.of(found)
-            good = {k: scores >= (true_scores[:, k - 1] - slack)[:, None] for k in ks}  # (q, depth)
+            if not usable:
+                continue
+            done = {name for name in kinds if last[name] and min(_deepest(last[name]).values()) >= ENOUGH and not until}
+            waiting = {name: len(each) for name, each in kinds.items() if name not in done}
+            members = np.flatnonzero(np.repeat([name in waiting for name in kinds], [*map(len, kinds.values())]))
+            found = index.candidates(queries[members], nprobe, max(usable) + (not hidden), at_least=0)
+            found = found if hidden else _without(found, own[members])  # (members, depth)
+            scores = scored.of(found, members)
+            reach = true_scores[members] - slack[members, None]
+            good = {k: scores >= reach[:, k - 1 : k] for k in ks}  # (members, depth)
             counts = {k: np.cumsum(each, axis=1, dtype=np.int64) for k, each in good.items()}
-            ranked = scores if guessed is None else guessed.of(found)
-            codes = index.base.bytes_read(index.inner(queries[::READ_OF]), nprobe)
+            ranked = scores if guessed is None else guessed.of(found, members)
+            codes = index.base.bytes_read(index.inner(queries[:mixed:READ_OF]), nprobe)
+            last |= {name: {} for name in waiting}
+            sizes = np.array([*waiting.values()])
             for depth in usable:
                 at = {k: min(max(depth, k), scores.shape[1]) - 1 for k in ks}
                 met = {k: counts[k][:, at[k]] for k in ks}
                 if index.copy is not None:
                     met = {k: _best(ranked, good[k], at[k] + 1, index.kept(k, at[k] + 1)) for k in ks}
-                shares = {k: np.minimum(met[k], k).reshape(len(kinds), -1).mean(axis=1) / k for k in ks}
-                by_kind = {name: {k: float(shares[k][i]) for k in ks} for i, name in enumerate(kinds)}
-                lowest = {k: min(by_kind[name][k] for name in kinds if not name.startswith("level")) for k in ks}
+                begins = np.cumsum(sizes) - sizes
+                shares = {k: np.add.reduceat(np.minimum(met[k], k), begins) / (k * sizes) for k in ks}
+                for i, name in enumerate(waiting):
+                    last[name][depth] = {k: float(shares[k][i]) for k in ks}
+                by_kind = {name: each.get(depth) or _deepest(each) for name, each in last.items()}
+                lowest = {k: min(each[k] for name, each in by_kind.items() if name in NEAR) for k in ks}
                 read = round(codes + index.bytes_scored(10, depth))
                 ms = _median_ms(index, queries, nprobe, depth) if timed and depth <= TIMED_DEPTH else 0.0
                 curve.append(Setting(nprobe, depth, lowest, by_kind, read, ms))
-            if usable:
-                reached[nprobe] = [share for kind in curve[-1].by_kind.values() for share in kind.values()]
-                if _ended(reached, until):
-                    break
+            reached[nprobe] = [share for kind in curve[-1].by_kind.values() for share in kind.values()]
+            if _ended(reached, until):
+                break
     starts = [block.start for block in layout.blocks]
     return Tuning(curve, seed, len(queries), f"faiss {faiss.__version__}", starts, default)
+
+
+def _deepest(recalls: dict[int, dict[int, float]]) -> dict[int, float]:
+    """Of depth -> k -> recall, the greatest depth's."""
+    return recalls[max(recalls)]
 
 
 def _ended(reached: dict[int, list[float]], until: float | None) -> bool:
@@ -292,6 +319,9 @@ def _queries(
                 )  # an edit raises what it changes
                 crossed = _crossed(vectors, donors, others, raised)
                 kinds[f"level {level}{way}"] = crossed * np.repeat(chosen, sizes, axis=1).astype(np.float32)
+    for i, block in enumerate(layout.blocks):
+        kinds[f"block {i} alone"] = np.zeros_like(vectors[::ALONE_OF])
+        kinds[f"block {i} alone"][:, block.start : block.stop] = vectors[::ALONE_OF, block.start : block.stop]
     return kinds
 
 
@@ -305,14 +335,13 @@ def _crossed(vectors: Float32, donors: Float32, blocks: Sequence[Block], choices
 
 
 def _drawn_weights(blocks: int, default: Sequence[float], rng: np.random.Generator, n: int = 4000) -> Float32:
-    """Block weights as users set them, (n, blocks): uniform in 0..4; or the default ones, some dropped, one alone, or
-    all times factors."""
+    """Block weights as users set them, (n, blocks): uniform in 0..4; or the default ones, some dropped, or all times
+    factors."""
     uniform = rng.uniform(0, 4, (n, blocks))
     kept = np.asarray(default) * (rng.random((n, blocks)) > rng.random((n, 1)) * 0.6)
-    alone = np.eye(blocks)[rng.integers(0, blocks, n)]
     scaled = np.asarray(default) * np.exp(rng.standard_normal((n, blocks)))
-    ways = np.stack([uniform, kept, alone, scaled])  # (4, n, blocks)
-    drawn = ways[rng.integers(0, 4, n), np.arange(n)]
+    ways = np.stack([uniform, kept, scaled])  # (3, n, blocks)
+    drawn = ways[rng.integers(0, 3, n), np.arange(n)]
     return drawn[(drawn > 0).any(axis=1)].astype(np.float32)
 
 
@@ -343,9 +372,10 @@ class _Scores:
         self._take, self._dim, self._queries = take, dim, queries
         self._keys, self._known = np.zeros(0, np.int64), np.zeros(0, np.float32)  # query << 32 | row, rising
 
-    def of(self, rows: Rows) -> Float32:
-        """The inner product of each query with its own rows (q, m), each once, float32 (q, m); -inf for row -1."""
-        query = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)[rows >= 0]
+    def of(self, rows: Rows, queries: Rows | None = None) -> Float32:
+        """Inner products of these queries (q,), or all, with their own rows (q, m), float32 (q, m); -inf for row -1."""
+        queries = np.arange(len(rows)) if queries is None else queries
+        query = np.broadcast_to(queries[:, None], rows.shape)[rows >= 0]
         keys = query << 32 | rows[rows >= 0]
         at = np.searchsorted(self._keys, keys)
         new = np.append(self._keys, -1)[at] != keys

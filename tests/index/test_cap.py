@@ -168,6 +168,7 @@ def test_facts_in_words(path: Path, kind: str, structured: np.ndarray) -> None:
         assert "other weights" not in said
     else:
         assert said["other weights"].count(":") == 4
+        assert said["one block alone"].count(":") == 3
         assert held >= recipe.bytes_per_row(96) * ROWS * 0.9
     catalogue.add(path, rows_of([f"n{i}" for i in range(300)], structured[3000:3300]), tail_rows=10**6)
     catalogue.remove(path, ["item-00001"])

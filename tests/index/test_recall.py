@@ -54,6 +54,16 @@ def test_asked_recall_is_reached_at_any_weights(
         assert found >= wanted - slack(wanted, len(queries)), (k, found)
 
 
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_asked_recall_is_reached_by_each_block_alone(index: ApproximateIndex, asked: Asked, block: int) -> None:
+    """Not only in their mean: a hard block must not live on easy ones."""
+    queries, truth = asked["one alone"][0][block::3], asked["one alone"][1]
+    mine = Hits(truth.rows[block::3], truth.scores[block::3], truth.counts[block::3])
+    for wanted in (0.8, 0.95):
+        assert index.expected_recall(wanted, 10, queries) >= wanted
+        assert recall(index.search(queries, 10, recall=wanted), mine, 10) >= wanted - slack(wanted, len(queries))
+
+
 def test_each_query_is_answered_at_its_own_level(index: ApproximateIndex, asked: Asked) -> None:
     """Queries of all levels together: each gets what it gets among its like."""
     queries = np.concatenate([each[:20] for each, _ in asked.values()])
@@ -77,10 +87,11 @@ def test_a_level_that_no_setting_reaches_is_answered_exactly(
 ) -> None:
     assert index.tuning is not None
     for setting in index.tuning.curve:
-        monkeypatch.setitem(setting.by_kind, "level 4", dict.fromkeys(setting.recall, 0.5))
+        for i in range(3):
+            monkeypatch.setitem(setting.by_kind, f"block {i} alone", dict.fromkeys(setting.recall, 0.5))
     monkeypatch.setattr(index, "_settings", {})  # choices made before
     queries = np.concatenate([asked["one alone"][0][:60], asked["random"][0][:60]])
-    far = index.tuning.levels(queries) == 4
+    far = index.tuning.levels(queries) > 4
     assert far[:60].all()
     assert not far.all()
     hits = index.search(queries, 10, recall=0.9)

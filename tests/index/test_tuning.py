@@ -77,11 +77,14 @@ def test_a_curve_of_before_has_one_level() -> None:
 
 
 def naive_level(weights: np.ndarray, default: list[float]) -> int:
-    if len(default) > 1 and sum(w > 0 for w in weights) <= 1:
-        return len(tuning.LEVELS)
-    length = math.sqrt(sum(w * w for w in weights)) * math.sqrt(sum(d * d for d in default))
+    own = math.sqrt(sum(w * w for w in weights))
+    length = own * math.sqrt(sum(d * d for d in default))
     cosine = sum(w * d for w, d in zip(weights, default, strict=True)) / length if length else 0.0
-    return sum(cosine < end for end in tuning.LEVELS)
+    level = sum(cosine < end for end in tuning.LEVELS)
+    for i, weight in enumerate(weights if len(default) > 1 else ()):
+        if weight > 0 and (weight == own or (level and weight > tuning.ALONE * own)):
+            return len(tuning.LEVELS) + 1 + i
+    return level
 
 
 def test_levels_are_by_the_cosine_of_weights() -> None:
@@ -163,14 +166,16 @@ def test_deeper_than_the_candidates_asked_for() -> None:
 
 def test_curve_has_every_kind_and_its_lowest(index: ApproximateIndex) -> None:
     assert index.tuning is not None
-    every = {"default weights", "edited", "level 1", "level 2", "level 3", "level 4"}
+    every = {"default weights", "edited", "level 1", "level 2", "level 3"}
+    every |= {"block 0 alone", "block 1 alone", "block 2 alone"}
     for setting in index.tuning.curve:
         # one of three blocks raised eight times is in level 2
         assert set(setting.by_kind) == every | {"level 1, edited", "level 2, edited"}
         assert list(setting.recall) == [1, 4, 10, 30, 100]
         for k, lowest in setting.recall.items():
             assert lowest == min(setting.by_kind[kind][k] for kind in ("default weights", "edited"))
-            assert all(setting.recall_at(k, i) == setting.by_kind[f"level {i}"][k] for i in (3, 4))
+            assert all(setting.recall_at(k, i) == setting.by_kind["level 3"][k] for i in (3, 4))  # none is in level 4
+            assert all(setting.recall_at(k, 5 + i) == setting.by_kind[f"block {i} alone"][k] for i in range(3))
             for i in (1, 2):
                 assert setting.recall_at(k, i) == min(setting.by_kind[f"level {i}{way}"][k] for way in ("", ", edited"))
     top = index.tuning.curve[-1]
