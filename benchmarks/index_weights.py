@@ -1,6 +1,6 @@
 """Every kind of index at any block weights and behind filters, against exact search: recall, time and bytes in one run.
 
-    python benchmarks/index_weights.py [--rows 100000] [--kinds graph,fastscan,rabitq,ivfpq] [--plot weights.png]
+    python -m benchmarks.index_weights [--rows 100000] [--kinds graph,fastscan,rabitq,ivfpq] [--plot weights.png]
 
 Builds a gallery of generated vectors (576 dimensions in 9 blocks, as an embedding of 8 attributes beside the look,
 these of 64 to 8) with each kind and asks it for recalls of 0.90, 0.95 and 0.99 with vectors that are not in the table.
