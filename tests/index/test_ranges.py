@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from index import ranges
@@ -139,6 +139,7 @@ class Bounded(LiveIndex):
     rare=st.booleans(),
     seed=st.integers(0, 10**6),
 )
+@example(k=2, groups=1, allowed=None, gone=1, rare=True, seed=0)
 def test_the_best_of_each_group_after_rows_were_removed_and_replaced(
     small: np.ndarray, queries: np.ndarray, k: int, groups: int, allowed: int | None, gone: int, rare: bool, seed: int
 ) -> None:
