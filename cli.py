@@ -298,7 +298,7 @@ def query(
         told = result.to_json() | ({"frame": frame.to_json()} if frame else {})
         click.echo(json.dumps(told, indent=1, ensure_ascii=False))
     else:
-        click.echo((f"{frame.words()}\n" if frame else "") + result.text(page))
+        click.echo((f"{frame.words()}\n" if frame else "") + result.text())
     if save is not None:
         click.echo(f"saved {save}", err=as_json)
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from index import ranges
-from index.exact import as_float32
+from index.exact import Float32, as_float32
 from index.files import atomic_write
 from index.filters import Columns
 from index.gallery import Gallery
@@ -29,6 +29,7 @@ from index.hits import Rows, Scores
 
 ROWS_AT_ONCE = 256
 FIRST, MOST = 16, 1024  # neighbours of a row asked for at first, and at most: a chain of pairs joins what lies denser
+ROUNDED = 2.0**-11 + 1e-5  # how far rounding to float16, and sums in float32, may take a stored block's length from 1
 KEEP_EVERY, KEEP_SHARE = 30, 20  # seconds between two writes of the part file: so many, or so many times what one takes
 
 
@@ -48,13 +49,11 @@ class Pairs:
 
 
 class Found(NamedTuple):
-    """Pairs that rows met as neighbours, most of them twice, when the first ``asked`` rows had been asked. ``score``:
-    inner products."""
+    """Pairs that rows met as neighbours, most of them twice, when the first ``asked`` rows had been asked."""
 
     asked: int
     first: Rows
     second: Rows
-    score: Scores
 
 
 def pairs(
@@ -85,7 +84,7 @@ def pairs(
     copies = stands != rows
     asked = rows[~copies]
     allowed = None if len(asked) == gallery.manifest.rows else asked
-    limit = np.float32(total * (threshold - 1e-5))  # a hair less for rounding; cut exactly below
+    limit = np.float32(total * (threshold - ROUNDED))  # cut exactly below
     print_ = "" if part is None else fingerprint(gallery, asked, weights, threshold, recall)
     found = [_read(part, print_)]  # an entry is added whole: an interruption may come anywhere
     written = time.monotonic()
@@ -94,14 +93,14 @@ def pairs(
     try:
         for start in range(begun, len(asked), ROWS_AT_ONCE):
             some = asked[start : start + ROWS_AT_ONCE]
-            queries = as_float32(gallery.vectors(some)) * scale
+            queries = _units(gallery, some) * scale
             limits = np.full(len(some), limit)
             met = ranges.above(index, queries, limits, rows=allowed, recall=recall, first=FIRST, most=MOST)
             mine = np.repeat(some, [len(near) for near, _ in met])
-            near, score = (np.concatenate(each) for each in zip(*met, strict=True))
+            near = np.concatenate([near for near, _ in met])
             other = mine != near
             low, high = np.minimum(mine, near)[other], np.maximum(mine, near)[other]
-            found.append(Found(start + len(some), low, high, score[other]))
+            found.append(Found(start + len(some), low, high))
             bar.update(len(some))
             if part is not None and (now := time.monotonic()) > written:
                 found = [_write(part, print_, found)]
@@ -110,14 +109,12 @@ def pairs(
         bar.close()
         if part is not None and found[-1].asked > begun:
             _write(part, print_, found)
-    of_copies = scores(gallery, stands[copies], rows[copies], scale)
-    _, low, high, score = _joined([Found(0, stands[copies], rows[copies], of_copies), *found])
-    means = score / total
-    exact = np.arange(len(low)) < copies.sum()
-    keep = exact | (means.astype(np.float64) >= threshold)
-    low, high, means, exact = low[keep], high[keep], means[keep], exact[keep]
+    _, low, high = _joined([Found(0, stands[copies], rows[copies]), *found])
     once = np.unique(low * gallery.manifest.rows + high, return_index=True)[1]  # most are found from both sides
-    return Pairs(low[once], high[once], means[once], exact[once])
+    low, high, exact = low[once], high[once], once < copies.sum()
+    means = scores(gallery, low, high, scale) / total
+    keep = exact | (means.astype(np.float64) >= threshold - 1e-6)  # equal vectors reach 1, but for rounding
+    return Pairs(low[keep], high[keep], means[keep], exact[keep])
 
 
 def fingerprint(
@@ -127,15 +124,15 @@ def fingerprint(
     manifest = gallery.manifest
     removed = manifest.files.get(manifest.removed_file or "")
     index = None if manifest.current is None else [manifest.current.name, manifest.current.files]
-    asks = [sorted(weights.items()), threshold, recall, FIRST, MOST]
+    asks = [sorted(weights.items()), threshold, recall, FIRST, MOST, ROUNDED]
     digest = hashlib.sha256(json.dumps([manifest.table_fingerprint, index, removed, asks]).encode())
     digest.update(np.ascontiguousarray(asked, "<i8").tobytes())
     return digest.hexdigest()
 
 
 def _joined(found: list[Found]) -> Found:
-    first, second, score = (np.concatenate([each[i] for each in found]) for i in (1, 2, 3))  # type: ignore[misc]
-    return Found(found[-1].asked, first, second, score)
+    first, second = (np.concatenate([each[i] for each in found]) for i in (1, 2))  # type: ignore[misc]
+    return Found(found[-1].asked, first, second)
 
 
 def _write(part: Path, print_: str, found: list[Found]) -> Found:
@@ -148,7 +145,7 @@ def _write(part: Path, print_: str, found: list[Found]) -> Found:
 
 def _read(part: Path | None, print_: str) -> Found:
     """What an interrupted run of this very search kept; nothing where there is none."""
-    nothing = Found(0, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    nothing = Found(0, np.zeros(0, np.int64), np.zeros(0, np.int64))
     if part is None or not part.is_file():
         return nothing
     content = part.read_bytes()
@@ -157,7 +154,7 @@ def _read(part: Path | None, print_: str) -> Found:
     else:
         kept = np.load(io.BytesIO(content[32:]))
         if str(kept["print"]) == print_:
-            return Found(int(kept["asked"]), kept["first"], kept["second"], kept["score"])
+            return Found(int(kept["asked"]), kept["first"], kept["second"])
         why = "kept by another search, or the gallery has changed since"
     tqdm.write(f"{part}: {why}; all rows are asked anew", file=sys.stderr)
     return nothing
@@ -176,10 +173,15 @@ def groups(rows: int, first: Rows, second: Rows) -> Rows:
 
 
 def scores(gallery: Gallery, first: Rows, second: Rows, scale: npt.NDArray[np.float32]) -> Scores:
-    """Weighted inner products of rows with rows, float32, a piece at a time."""
+    """Weighted sums of the cosines of blocks of rows with rows, float32, a piece at a time."""
     out = np.empty(len(first), np.float32)
     for start in range(0, len(first), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
-        a, b = (as_float32(gallery.vectors(each[part])) for each in (first, second))
+        a, b = (_units(gallery, each[part]) for each in (first, second))
         out[part] = (a * scale * b).sum(axis=1)
     return out
+
+
+def _units(gallery: Gallery, rows: Rows) -> Float32:
+    """The vectors of rows, each block of length 1 as a query's is: what is stored was rounded. (n, D)."""
+    return gallery.manifest.layout.units(as_float32(gallery.vectors(rows)))[0]

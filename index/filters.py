@@ -22,7 +22,12 @@ from index.hits import Rows
 from index.table import PREDICTED, nearest
 
 Mask = npt.NDArray[np.bool_]
-NUMBER = r"-?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})"  # what of a text column compares as a number
+# what of a text column compares as a number
+NUMBER = r"-?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?"
+CODE = r"-?0[0-9]"  # how a number begins that is a code, such as 007
+_NAMES = ("id", "path", "content_hash")  # texts, whatever they look like, where equality is asked
+EXACT = 2.0**53  # whole numbers below it are float64 exactly
+FEW = 1000  # rows by which most columns of texts are told
 
 
 @dataclass(frozen=True)
@@ -64,20 +69,39 @@ class Columns:
         plain = [*manifest.labels, "id", "path", "content_hash", "width", "height"]
         self.names = [*plain, *(PREDICTED + name for name in manifest.attributes)]
         self._numbers: dict[str, npt.NDArray[np.float64]] = {}
+        self._kinds: dict[str, str] = {}
         self._codes: dict[str, npt.NDArray[np.int64]] = {}
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         return self._gallery.columns([name])[name]
 
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
-        """The column as float64 (rows,), NaN where a cell is blank or no number."""
+        """The column as float64 (rows,), NaN where a cell is blank, no number or beyond float64."""
         if name not in self._numbers:
             data = self[name]
             if _is_text(data):
                 plain = pc.utf8_trim_whitespace(data)
                 data = pc.if_else(pc.match_substring_regex(plain, f"^{NUMBER}$"), plain, pa.scalar(None, pa.string()))
-            self._numbers[name] = np.asarray(pc.fill_null(pc.cast(data, pa.float64()), np.nan))
+            try:
+                numbers = np.asarray(pc.fill_null(pc.cast(data, pa.float64()), np.nan))
+            except pa.ArrowInvalid:  # a number so large or small that Arrow does not read it
+                numbers = np.array([np.nan if cell is None else float(cell) for cell in data.to_pylist()])
+            self._numbers[name] = np.where(np.isinf(numbers), np.nan, numbers)
         return self._numbers[name]
+
+    def kind(self, name: str) -> str:
+        """What its filled cells are: "numbers" (or NaN, infinity), "codes" if one of them is as 007, else "texts"."""
+        if name not in self._kinds:
+            data = self[name]
+            kind = "numbers"
+            if _is_text(data):
+                every = all(_all_match(each, rf"^\s*({NUMBER}|nan|-?inf)?\s*$") for each in (data.slice(0, FEW), data))
+                if not every or np.isnan(self.numbers(name)).all():
+                    kind = "texts"
+                elif pc.any(pc.match_substring_regex(data, rf"^\s*{CODE}")).as_py():
+                    kind = "codes"
+            self._kinds[name] = kind
+        return self._kinds[name]
 
     def codes(self, name: str) -> npt.NDArray[np.int64]:
         """A number from 0 for each row, int64 (rows,), the same where the cells are; each blank has its own."""
@@ -95,11 +119,14 @@ def _exactly(columns: Columns, test: Compare) -> Compare:
     raise UnknownNameError(f"--where: no column {test.column!r}; {nearest(test.column, columns.names)}")
 
 
-def passing(columns: Columns, node: Node, resolve: Resolve | None = None) -> Rows:
-    """The rows that pass, rising int64. ``resolve`` turns the names a user typed into columns and their values.
+def passing(columns: Columns, node: Node | None, resolve: Resolve | None = None) -> Rows:
+    """The rows that pass, rising int64; all rows where nothing is asked (None). ``resolve`` turns the names a user
+    typed into columns and their values.
 
     Raises UnknownNameError for a column that is not there, InputError for a comparison that means nothing.
     """
+    if node is None:
+        return np.arange(len(columns["id"]))
     try:
         return np.flatnonzero(_mask(columns, node, resolve or (lambda test: _exactly(columns, test)))).astype(np.int64)
     except RecursionError:
@@ -121,17 +148,70 @@ def _tested(columns: Columns, test: Compare) -> Mask:
     data = columns[test.column]
     if test.sign == "null":
         return _bits(pc.is_null(data))
-    if not _is_text(data) or (test.sign != "=" and re.fullmatch(NUMBER, test.values[0])):
-        numbers = columns.numbers(test.column)
-        limits = [_number(test.column, value) for value in test.values]
-        if test.sign == "=":
-            return np.isin(numbers, limits)
-        compare: dict[str, Any] = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
-        return compare[test.sign](numbers, limits[0])  # false for NaN
-    if len(test.values) > 1:
-        return _bits(pc.is_in(data, value_set=pa.array(test.values, data.type)))  # false for null
-    kernel = {"=": pc.equal, "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}[test.sign]
-    return _bits(kernel(data, pa.scalar(test.values[0], data.type)))  # null for null
+    if test.sign == "=":
+        return _equal(columns, data, test)
+    compare, kernel = _ORDER[test.sign]
+    limit = _number(test.values[0])
+    if np.isnan(limit):
+        _numbers_only(columns, test.column, test.values[0])
+        return _bits(kernel(data, pa.scalar(test.values[0], data.type)))  # null for null
+    passed: Mask = compare(columns.numbers(test.column), limit)  # false for NaN
+    if not passed.any() and np.isnan(columns.numbers(test.column)).all() and (cell := _filled(data)) is not None:
+        raise InputError(
+            f"--where: {test.column} holds no numbers to compare with {test.values[0]}, but texts such as"
+            f" {cell!r}; give one of that kind"
+        )
+    return passed
+
+
+_ORDER: dict[str, tuple[Any, Any]] = {
+    "<": (np.less, pc.less),
+    "<=": (np.less_equal, pc.less_equal),
+    ">": (np.greater, pc.greater),
+    ">=": (np.greater_equal, pc.greater_equal),
+}
+
+
+def _equal(columns: Columns, data: pa.ChunkedArray, test: Compare) -> Mask:
+    """The cell is one of the values: as text, as a number where all of the column are, as true or false in any case."""
+    limits = [_number(value) for value in test.values]
+    if not _is_text(data):
+        for value, limit in zip(test.values, limits, strict=True):
+            if np.isnan(limit):
+                _numbers_only(columns, test.column, value)
+        return np.isin(columns.numbers(test.column), limits)
+    texts = dict.fromkeys(test.values)
+    for value in test.values:
+        if value.casefold() in ("true", "false"):
+            texts |= dict.fromkeys([value.lower(), value.upper(), value.capitalize()])
+    if len(texts) > 1:
+        passed = _bits(pc.is_in(data, value_set=pa.array(list(texts), data.type)))  # false for null
+    else:
+        passed = _bits(pc.equal(data, pa.scalar(test.values[0], data.type)))  # null for null
+    alike = [
+        limit
+        for value, limit in zip(test.values, limits, strict=True)
+        if abs(limit) < EXACT and not re.match(CODE, value)
+    ]
+    if alike and test.column not in _NAMES and columns.kind(test.column) == "numbers":
+        passed |= np.isin(columns.numbers(test.column), alike)
+    return passed
+
+
+def _numbers_only(columns: Columns, name: str, value: str) -> None:
+    """InputError if the column holds numbers, as the value is none."""
+    if columns.kind(name) != "texts":
+        raise InputError(f"--where: {name} holds numbers, and {value!r} is not a number")
+
+
+def _filled(data: pa.ChunkedArray) -> str | None:
+    """The first text that is not blank, if there is one; None of a column of numbers."""
+    filled = data.filter(pc.not_equal(data, "")) if _is_text(data) else data.slice(0, 0)
+    return filled[0].as_py() if len(filled) else None
+
+
+def _all_match(data: pa.ChunkedArray, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(data, pattern, ignore_case=True), min_count=0).as_py())
 
 
 def _bits(mask: pa.ChunkedArray) -> Mask:
@@ -152,14 +232,10 @@ def _is_text(data: Any) -> bool:
     return pa.types.is_string(data.type) or pa.types.is_large_string(data.type)
 
 
-def _number(column: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = np.nan
-    if np.isnan(number):
-        raise InputError(f"--where: {column} holds numbers, and {value!r} is not a number")
-    return number
+def _number(value: str) -> float:
+    """A value as a number; NaN if it is none, or one beyond float64."""
+    number = float(value) if re.fullmatch(NUMBER, value) else np.nan
+    return number if np.isfinite(number) else np.nan
 
 
 # The grammar. Bare names and values may hold spaces, so where one ends is said by what follows: an "and" or a ";" ends
@@ -229,7 +305,14 @@ def _parser() -> Any:
     def text(token: Any) -> str:
         if token.type == "QUOTED":
             return str(token[1:-1].replace(token[0] * 2, token[0]))
-        return str(token.strip())
+        said = str(token.strip())
+        if token.type in ("VALUE", "ITEM") and (sign := re.search(r"&&|\|\||[=<>]", said)):
+            shown = said if len(said) <= 60 else f"{said[:57]}..."
+            raise InputError(
+                f"--where: the value {shown!r} holds {sign[0]!r}; quote it if that is meant, else write"
+                " COLUMN=VALUE and COLUMN=VALUE"
+            )
+        return said
 
     def words(tokens: Sequence[Any]) -> list[str]:
         return [text(token) for token in tokens if token.type in ("NAME", "QUOTED", "VALUE", "LOW", "ITEM")]

@@ -54,14 +54,16 @@ def best(
         return [_nothing() for _ in queries]
     skip = [np.zeros(0, np.int64)] * len(queries) if skip is None else skip
     spare = min(max(map(len, skip), default=0), SPARE)
-    asked = (k if group is None else WIDER * k) + spare
+    whole = [len(each) for each in (rows, group) if each is not None]  # as many hits are all there are
+    asked = min([(k if group is None else WIDER * k) + spare, *whole])
     hits = index.search(queries, asked, recall=recall, rows=rows)
     answers = []
     for i in range(len(queries)):
         answer = _kept(hits.query(i), skip[i], group)
-        if len(answer[0]) < k and hits.counts[i] == asked:  # there may be more
+        if len(answer[0]) < k and hits.counts[i] == asked not in whole:  # there may be more
             if group is None:
-                more = index.search(queries[i : i + 1], k + len(skip[i]), recall=recall, rows=rows)
+                wide = min([k + len(skip[i]), *whole])
+                more = index.search(queries[i : i + 1], wide, recall=recall, rows=rows)
                 answer = _kept(more.query(0), skip[i], None)
             else:
                 answer = _other_groups(index, queries[i : i + 1], k, answer, skip[i], group, rows, recall)
@@ -79,7 +81,10 @@ def _other_groups(
     rows: Rows | None,
     recall: float | None,
 ) -> Found:
-    """``answer`` and the best rows of groups that it lacks: those that it has are filtered out of the search."""
+    """``answer`` and the best rows of groups that it lacks: those that it has are filtered out of the search.
+
+    Rows that were removed stay allowed and never come, so the search ends where nothing came.
+    """
     wide = WIDER * k
     while len(answer[0]) < k:
         taken = np.zeros(int(group.max()) + 1, bool)
@@ -89,7 +94,9 @@ def _other_groups(
         allowed = np.flatnonzero(left) if rows is None else rows[left[rows]]
         if not len(allowed):
             break
-        more = _kept(index.search(query, wide, recall=recall, rows=allowed).query(0), skip, group)
+        more = _kept(index.search(query, min(wide, len(allowed)), recall=recall, rows=allowed).query(0), skip, group)
+        if not len(more[0]):
+            break
         answer = np.concatenate([answer[0], more[0]]), np.concatenate([answer[1], more[1]])
         wide *= 2
     order = np.lexsort((answer[0], -answer[1]))

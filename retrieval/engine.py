@@ -117,9 +117,9 @@ class Engine:
         set: Mapping[str, str] | None = None,
         old: Mapping[str, str] | None = None,
         weight: Mapping[str, float] | None = None,
-        drop: Sequence[str] = (),
+        drop: str | Sequence[str] = (),
         where: str | Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         one_per: str | None = None,
         min_score: float | None = None,
         topk: int | None = 10,
@@ -165,10 +165,12 @@ class Engine:
                 if explain:
                     hits = self._explained(hits, rows, prepared, i)
                 asked = prepared.vectors[i : i + 1]
-                promised = self._searched.expected_recall(recall, offset + (topk or max(len(rows), 1)), asked)
+                reach = min(offset + (topk or max(len(rows), 1)), self.gallery.manifest.rows)
+                promised = self._searched.expected_recall(recall, reach, asked)
                 edits, weights = prepared.edits[i], prepared.weights[i]
                 vector = prepared.vectors[i] if explain else None
-                results.append(Result(hits, edits, weights, promised, prepared.reference[i], vector))
+                none = ranking.none_left(prepared, i, offset)
+                results.append(Result(hits, edits, weights, promised, prepared.reference[i], vector, none))
         return results
 
     def _explained(
@@ -192,7 +194,8 @@ class Engine:
     ) -> list[Found]:
         """Gallery rows and raw scores of each request, best first; ``exact`` bypasses the index (a baseline)."""
         index = self._exact if exact else self._searched
-        return ranking.ranked(index, prepared, self._columns.codes, topk, recall, offset)
+        count = self.gallery.manifest.rows
+        return ranking.ranked(index, prepared, self._columns.codes, count, topk, recall, offset)
 
     def rank(
         self,
@@ -223,7 +226,7 @@ class Engine:
 
     def prepare(self, requests: Sequence[Request]) -> Prepared:
         """Resolve names, fetch or embed the references, add the edits, weigh the blocks, resolve the filters."""
-        if sum((request.like is not None) + len(request.exclude) for request in requests) > FEW:
+        if sum((request.like is not None) + len(_texts(request.exclude)) for request in requests) > FEW:
             self.gallery.row_by_id  # noqa: B018 - made at once for all of them
         units = np.zeros((len(requests), self.layout.dim), np.float32)
         norms = np.zeros((len(requests), len(self.layout.blocks)), np.float32)
@@ -237,7 +240,7 @@ class Engine:
             if request.like is not None:
                 rows.append((i, self._row(request.like)))
             own = [rows[-1][1]] if request.like is not None and not request.keep_reference else []
-            skip.append(np.unique(np.array([*own, *map(self._row, request.exclude)], np.int64)))
+            skip.append(np.unique(np.array([*own, *map(self._row, _texts(request.exclude))], np.int64)))
         if rows:
             places, at = np.array(rows, np.int64).T
             units[places], norms[places] = self.gallery.vectors(at), self._norms(at)
@@ -307,7 +310,7 @@ class Engine:
         return tuple(edits.values())
 
     def weights(
-        self, factors: Mapping[str, float], drop: Sequence[str] = (), edits: Sequence[Edit] = ()
+        self, factors: Mapping[str, float], drop: str | Sequence[str] = (), edits: Sequence[Edit] = ()
     ) -> dict[str, float]:
         """The weight of every block: its default times a factor, more if it is edited, 0 if dropped. InputError."""
         weights = {name: self.gallery.manifest.weights.get(name, 1.0) for name in self.layout.names}
@@ -317,7 +320,7 @@ class Engine:
             if not 0 <= factor < np.inf:
                 raise InputError(f"weight {name}={factor}: a weight is a finite number, 0 or more")
             weights[self._block(name)] *= factor
-        for name in drop:
+        for name in _texts(drop):
             weights[self._block(name)] = 0.0
         if not any(weights.values()):
             raise InputError("every block has weight 0: keep at least one")
@@ -433,5 +436,6 @@ def _least(score: float | None) -> float:
     return -np.inf if score is None else score
 
 
-def _texts(where: str | Sequence[str]) -> tuple[str, ...]:
-    return (where,) if isinstance(where, str) else tuple(where)
+def _texts(said: str | Sequence[str]) -> tuple[str, ...]:
+    """One text or several as several."""
+    return (said,) if isinstance(said, str) else tuple(said)

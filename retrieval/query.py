@@ -38,9 +38,9 @@ class Request:
     set: Mapping[str, str] = field(default_factory=dict)
     old: Mapping[str, str] = field(default_factory=dict)
     weight: Mapping[str, float] = field(default_factory=dict)
-    drop: Sequence[str] = ()
+    drop: str | Sequence[str] = ()
     where: str | Sequence[str] = ()
-    exclude: Sequence[str] = ()  # ids that must not be answers
+    exclude: str | Sequence[str] = ()  # ids that must not be answers
     one_per: str | None = None
     min_score: float | None = None
     text: str | None = None

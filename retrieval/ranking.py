@@ -18,11 +18,23 @@ Codes = npt.NDArray[np.int64]
 
 
 def ranked(
-    index: Any, prepared: Prepared, codes: Callable[[str], Codes], topk: int | None, recall: float | None, offset: int
+    index: Any,
+    prepared: Prepared,
+    codes: Callable[[str], Codes],
+    count: int,
+    topk: int | None,
+    recall: float | None,
+    offset: int,
 ) -> list[Found]:
-    """Rows and raw scores of each request, best first. codes: column -> a number for each row, see Columns.codes."""
+    """Rows and raw scores of each request, best first. count: rows of the table. codes: column -> a number for each,
+    see Columns.codes."""
     if (topk is not None and topk < 1) or offset < 0:
         raise InputError(f"topk {topk}, offset {offset}: ask for at least 1, from 0 on")
+    if recall is not None and not 0 <= recall <= 1:
+        raise InputError(f"recall {recall}: a share from 0 to 1, for example 0.95")
+    if offset >= count:
+        return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in prepared.skip]
+    topk = None if topk is None else min(topk, count - offset)
     answers: list[Any] = [None] * len(prepared.skip)
     groups: dict[tuple[int, str | None], list[int]] = {}
     for i, allowed in enumerate(prepared.allowed):
@@ -42,6 +54,15 @@ def ranked(
 def shown(scores: npt.NDArray[np.float32], prepared: Prepared, i: int) -> npt.NDArray[np.float32]:
     """Inner products of request i as the score that is shown: the mean cosine over blocks."""
     return scores / np.float32(max(float(prepared.total[i]), 1e-12))
+
+
+def none_left(prepared: Prepared, i: int, offset: int) -> str:
+    """What to say where request i has no hit."""
+    if offset:
+        return "no photo on this page"
+    lacks = ["passes the filters"] * (prepared.allowed[i] is not None)
+    lacks += ["reaches --min-score"] * bool(np.isfinite(prepared.least[i]))
+    return f"no photo {' and '.join(lacks)}" if lacks else "no other photo is left"
 
 
 def _page(

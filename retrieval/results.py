@@ -48,7 +48,7 @@ class Result:
 
     Ranks count on from page to page. ``recall``: the recall@k measured at build time for the setting that searched
     (1.0: exact). ``reference``: what the query photo is, by attribute: its label, else the prediction. ``vector``: what
-    was asked, (D,) float32, edited and weighted, where the shares were asked for.
+    was asked, (D,) float32, edited and weighted, where the shares were asked for. ``none``: what is said without hits.
     """
 
     hits: tuple[Hit, ...]
@@ -57,6 +57,7 @@ class Result:
     recall: float
     reference: dict[str, str | None]
     vector: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    none: str = field(default="no photo is left", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         first = self.hits[0].rank if self.hits else 1
@@ -66,13 +67,13 @@ class Result:
         if any(later > earlier for earlier, later in zip(scores, scores[1:], strict=False)):
             raise ValueError("scores rise with the rank")
 
-    def text(self, page: int = 1) -> str:
+    def text(self) -> str:
         """As ``fsearch query`` prints it: edits and recall, a line for each hit, its shares if asked."""
         said = [f"{e.attribute}: {e.old or '(none)'} -> {e.new}" for e in self.edits]
         marked = "; ~ predicted" if any(hit.predicted for hit in self.hits) else ""
         lines = [f"{'; '.join(said) or 'no edit'}   (recall {self.recall:.2f}{marked})"]
         if not self.hits:
-            return f"{lines[0]}\n{'no photo passes the filters' if page == 1 else 'no photo on this page'}"
+            return f"{lines[0]}\n{self.none}"
         width = max(len(hit.id) for hit in self.hits)
         for hit in self.hits:
             attributes = "  ".join(f"{name}={value}" for name, value in hit.shown().items())
@@ -84,7 +85,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as ``fsearch query --json`` prints them; ``shares`` where they were asked for."""
         value = asdict(replace(self, vector=None))
-        del value["vector"]
+        del value["vector"], value["none"]
         for hit in value["hits"]:
             if hit["shares"] is None:
                 del hit["shares"]

@@ -204,6 +204,13 @@ def test_nothing_found_is_said(shop: Path) -> None:
     result = run("query", "--like", "s00001-0", "--where", "style=none", "-g", shop)
     assert result.exit_code == 0
     assert result.stdout.splitlines()[1:] == ["no photo passes the filters"]
+    for asked, said in [
+        (("--min-score", "2"), "no photo reaches --min-score"),
+        (("--min-score", "2", "--where", "style=none"), "no photo passes the filters and reaches --min-score"),
+        (("--page", "100000000000000000000", "-k", "3"), "no photo on this page"),
+        (("--page", "30000000"), "no photo on this page"),
+    ]:
+        assert run("query", "--like", "s00001-0", *asked, "-g", shop).stdout.splitlines()[1:] == [said]
 
 
 def test_a_batch(shop: Path, tmp_path: Path) -> None:

@@ -48,7 +48,10 @@ def shop(structured: np.ndarray, layout: Layout) -> Any:
 
 def scores_of(shop: Any) -> np.ndarray:
     scale = shop.manifest.layout.scale(WEIGHTS)
-    units = as_float32(shop.units).astype(np.float64)
+    raw, layout = as_float32(shop.units).astype(np.float64), shop.manifest.layout
+    starts = [block.start for block in layout.blocks]
+    lengths = np.sqrt(np.add.reduceat(raw**2, starts, axis=1))
+    units = raw / np.repeat(lengths, [block.stop - block.start for block in layout.blocks], axis=1)
     return (units * scale) @ units.T / sum(WEIGHTS.values())
 
 
@@ -76,9 +79,21 @@ def test_all_pairs_above_the_threshold_and_no_other(
     edge = {pair for pair in got.keys() ^ expected.keys() if abs(scores[pair] - threshold) < 1e-5}
     assert {p: e for p, e in got.items() if p not in edge} == {p: e for p, e in expected.items() if p not in edge}
     assert sorted(got) == list(got)
-    np.testing.assert_allclose(found.score, scores[found.first, found.second], atol=1e-4)
+    np.testing.assert_allclose(found.score, scores[found.first, found.second], atol=1e-6)
     assert got[10, 20] is False
     assert ((3, 7) in got, (40, 400) in got, (7, 8) in got) == (not some, True, False)
+
+
+@pytest.mark.parametrize("dims", [8, 96])
+def test_equal_vectors_reach_a_threshold_of_1(dims: int) -> None:
+    """However their blocks were rounded to float16."""
+    layout = Layout.of({"look": dims // 2, "color": dims // 2})
+    different = layout.units(np.random.default_rng(3).normal(size=(20, dims)))[0]
+    shop: Any = Shop(np.repeat(different, 6, axis=0).astype(np.float16), layout, [None] * 120)
+    found = duplicates.pairs(shop, ExactIndex(shop.units), {"look": 1.0, "color": 0.7}, 1.0)
+    expected = [(a, b) for a in range(120) for b in range(a + 1, 120) if a // 6 == b // 6]
+    assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == expected
+    np.testing.assert_allclose(found.score, 1, atol=1e-6)
 
 
 def test_an_approximate_index_finds_nearly_all_of_them(

@@ -24,14 +24,17 @@ CELLS: dict[str, list[Any]] = {
     "price": ["10", "9.5", "100", "-3", None, "free", "007", "1e3", "", "12 cm", "10.0", "inf", ".5", *"abcdefghijklm"],
     "base color": ["Red", "Navy Blue", None, "and or", "Red or Blue"] * 5 + ["Red"],
     "width": [10, 20, None, 300, -3, 7] * 4 + [10, 9],
+    "cost": ["7", "7.5", "1e+15", "1.2e-08", None, "1e3", "nan", "-3", " 10 ", "-inf", "-0.0", "20.0", "9.50"] * 2,
+    "code": ["007", "7", None, "10", "0", "1e3", "12", "-3", "7.5", "20", "300", "5", "9.5"] * 2,
 }  # fmt: skip
 ROWS = len(CELLS["brand"])
+PLAIN_NUMBER = r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
 
 
 class Table:
     """As much of a gallery as a filter needs, in chunks."""
 
-    manifest = SimpleNamespace(labels=["brand", "price", "base color"], attributes=["color"])
+    manifest = SimpleNamespace(labels=["brand", "price", "base color", "cost", "code"], attributes=["color"])
 
     def columns(self, names: list[str]) -> pa.Table:
         def column(name: str) -> pa.ChunkedArray:  # chunks that start inside their arrays, as slices do
@@ -48,7 +51,16 @@ def number(cell: Any) -> float | None:
     if cell is None or isinstance(cell, int):
         return cell
     plain = cell.strip()
-    return float(plain) if re.fullmatch(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)", plain) else None
+    return float(plain) if re.fullmatch(PLAIN_NUMBER, plain) else None
+
+
+def equal(column: str, cell: Any, value: str) -> bool:
+    """The same text, or in a column of numbers the same number; not where it may be a code."""
+    if cell == value or column in ("brand", "price", "base color", "code"):
+        return bool(cell == value)
+    if column == "cost" and re.match("-?0[0-9]", value):
+        return False
+    return number(cell) is not None and re.fullmatch(PLAIN_NUMBER, value) is not None and number(cell) == float(value)
 
 
 def naive(node: filters.Node, row: int) -> bool:
@@ -64,9 +76,9 @@ def naive(node: filters.Node, row: int) -> bool:
     if cell is None:
         return False
     if node.sign == "=":
-        return any(cell == (float(value) if isinstance(cell, int) else value) for value in node.values)
+        return any(equal(node.column, cell, value) for value in node.values)
     limit: Any = node.values[0]
-    if isinstance(cell, int) or re.fullmatch(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)", limit):
+    if isinstance(cell, int) or re.fullmatch(PLAIN_NUMBER, limit):
         cell, limit = number(cell), float(limit)
     if cell is None:
         return False
@@ -80,19 +92,22 @@ def quoted(text: str, mark: str) -> str:
 PLAIN = [
     text for text in TEXTS if re.fullmatch(r"[A-Za-z0-9.é-]+( [A-Za-z0-9]+)?", text) and text not in ("and", "not")
 ]
-NUMBERS = st.sampled_from(["10", "9.5", "-3", "0", "20", "300", ".5", "1000"])
+NUMBERS = st.sampled_from(["10", "9.5", "-3", "0", "20", "300", ".5", "1000", "1e3", "7.50", "007", "1E+15", "12e-9"])
 SPACE = st.sampled_from(["", " ", "  "])
 MARK = st.sampled_from(["'", '"'])
 
 
 @st.composite
-def word(draw: Any, column: str) -> tuple[str, str]:
+def word(draw: Any, column: str, order: bool = False) -> tuple[str, str]:
     """A value and a way to write it."""
-    if column == "width":
+    if column == "width" or (order and column in ("cost", "code")):
         value = draw(NUMBERS)
     else:
-        value = draw(st.one_of(st.sampled_from([*TEXTS, *(t for t in CELLS["price"][:12] if t)]), NUMBERS)).strip()
-    plain = value in PLAIN or re.fullmatch(r"[0-9.-]+", value)
+        texts = st.sampled_from([*TEXTS, *(t for t in CELLS["price"][:12] if t)])
+        value = draw(st.one_of(texts, NUMBERS)).strip()
+    if order and column == "base color" and re.fullmatch(PLAIN_NUMBER, value):
+        value = f"x{value}"  # a column without a number refuses one
+    plain = value in PLAIN or re.fullmatch(r"[0-9.eE+-]+", value)
     return value, value if plain and draw(st.booleans()) else quoted(value, draw(MARK))
 
 
@@ -115,11 +130,11 @@ def comparisons(draw: Any) -> tuple[filters.Node, str]:
         node = Compare(column, "=", tuple(value for value, _ in words))
         text = f"{name} {no}{cased(draw, 'in')}{gap}({gap}{f'{gap},{gap}'.join(said for _, said in words)}{gap})"
     elif kind == "between":
-        (low, said_low), (high, said_high) = draw(word(column)), draw(word(column))
+        (low, said_low), (high, said_high) = draw(word(column, True)), draw(word(column, True))
         node = Every((Compare(column, ">=", (low,)), Compare(column, "<=", (high,))))
         text = f"{name} {no}{cased(draw, 'between')} {said_low} {cased(draw, 'and')} {said_high}"
     else:
-        value, said = draw(word(column))
+        value, said = draw(word(column, kind[0] in "<>" and kind != "<>"))
         node = Compare(column, "=" if kind in ("=", "==", "!=", "<>") else kind, (value,))
         negated, text = kind in ("!=", "<>"), f"{name}{gap}{kind}{gap}{said}"
     return (Not(node) if negated else node), text
@@ -188,8 +203,8 @@ def test_any_text_is_read_or_refused_in_one_line(pieces: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "values"),
     [
-        ("brand=Navy Blue", "Navy Blue"), (" brand  =  Navy Blue  ", "Navy Blue"), ("brand=a=b", "a=b"),
-        ("brand=x<y", "x<y"), ("brand=Mobile; Pouch", "Mobile; Pouch"),
+        ("brand=Navy Blue", "Navy Blue"), (" brand  =  Navy Blue  ", "Navy Blue"),
+        ("brand=Mobile; Pouch", "Mobile; Pouch"),
         ("brand=Dolce and Gabbana", "Dolce and Gabbana"),
         ("brand=Rock and (Roll)", "Rock and (Roll)"), ("brand=Top (long)", "Top (long)"), ("brand=it's", "it's"),
         ("brand='it''s'", "it's"), ('brand="x;y"', "x;y"), ("brand=Red or", None), ("brand=Jean & Co;;", "Jean & Co"),
@@ -271,3 +286,65 @@ def test_a_gallery_alone_is_enough(gallery_at: Any, structured: np.ndarray, tmp_
     assert read is not None
     expected = [i for i in range(50) if i % 2 == 0 and (i + (i % 10 == 0)) % 4 != 0]
     assert passing(Columns(gallery), read).tolist() == expected
+
+
+def table_of(**cells: list[str | None]) -> Columns:
+    ids: list[str | None] = [str(i) for i in range(len(next(iter(cells.values()))))]
+    table = pa.table({name: pa.array(each, pa.string()) for name, each in ({"id": ids} | cells).items()})
+    manifest: Any = SimpleNamespace(labels=list(cells), attributes=[])
+    return Columns(SimpleNamespace(manifest=manifest, columns=table.select))
+
+
+SHOP: dict[str, list[str | None]] = {
+    "big": ["1e+15", "12", "1.2e-08", None, "nan", "1e999"],
+    "whole": ["7", "8", "7.50", "-0.0", "1e2", "9"],
+    "code": ["007", "7", "12", "8", None, "9"],
+    "long": ["9007199254740993", "9007199254740992", "1", "2", "3", "4"],
+    "flag": ["true", "false", "True", None, "yes", "FALSE"],
+    "day": ["2024-05-01", "2025-01-01", None, "2023-12-31", "2024-05-01", "2024-01-01"],
+    "none": [None] * 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("big >= 1000000", [0]), ("big < 1", [2]), ("big <= 1.2e1", [1, 2]), ("not big < 1e300", [3, 4, 5]),
+        ("big = 1000000000000000", [0]), ("big = 0.000000012", [2]), ("big in (12.0, x, 1E15)", [0, 1]),
+        ("whole = 7.0", [0]), ("whole != 7.5", [0, 1, 3, 4, 5]), ("whole in (0, 100, 8.)", [1, 3, 4]),
+        ("code = 7", [1]), ("code = 7.0", []), ("code in (007, 8)", [0, 3]), ("code <= 7", [0, 1]), ("whole = 07", []),
+        ("long = 9007199254740993", [0]), ("long = 1e0", [2]), ("id = 1.0", []), ("id = 1", [1]),
+        ("flag = TRUE", [0, 2]), ("flag != False", [0, 2, 3, 4]), ("flag in (True, yes)", [0, 2, 4]),
+        ("day >= 2024-05-01", [0, 1, 4]), ("none < 5", []), ("none > x", []), ("none = 5", []),
+    ],
+)  # fmt: skip
+def test_numbers_and_truths_however_they_are_written(text: str, expected: list[int]) -> None:
+    assert passing(table_of(**SHOP), parse(text)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("whole < 9 and cheap", "whole holds numbers, and '9 and cheap' is not a number"),
+        ("whole < 1,000", "whole holds numbers, and '1,000' is not a number"),
+        ("whole<50,", "'50,' is not a number"),
+        ("whole between 1 and x", "'x' is not a number"),
+        ("big > 1e999", "'1e999' is not a number"),
+        ("code > abc", "code holds numbers, and 'abc'"),
+        ("day between 2024 and 2025", "day holds no numbers to compare with 2024, but texts such as '2024-05-01'"),
+        ("whole >= 50 <= 60", "the value '50 <= 60' holds '<'; quote it if that is meant"),
+        ("whole < 50 && flag=true", "holds '&&'"),
+        ("flag = true || whole", "holds '||'"),
+        ("flag in (a=b, c)", "the value 'a=b' holds '='"),
+        (f"flag = {'x' * 500}=1", "...' holds '='"),
+    ],
+)
+def test_what_would_pass_wrong_rows_is_refused(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        passing(table_of(**SHOP), parse(text))
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_asked_passes_all_rows() -> None:
+    assert passing(table_of(**SHOP), parse("")).tolist() == [0, 1, 2, 3, 4, 5]

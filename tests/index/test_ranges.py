@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from index import ranges
 from index.approximate import ApproximateIndex
 from index.exact import ExactIndex, as_float32
 from index.hits import TIE_TOLERANCE
+from index.live import LiveIndex
 
 N = 400
 
@@ -119,3 +120,42 @@ def test_an_approximate_index_is_asked_until_the_answer_is_full(
         expected = naive(scores[i], 20, set(skip[i].tolist()), group, rows)
         shares.append((got >= expected[-1][1] - 1e-4).mean())
     assert np.mean(shares) > 0.9
+
+
+class Bounded(LiveIndex):
+    """One that is never asked for more hits than there are rows."""
+
+    def search(self, queries: np.ndarray, k: int, **how: Any) -> Any:
+        assert k <= self.rows
+        return super().search(queries, k, **how)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    k=st.integers(1, 60),
+    groups=st.sampled_from([1, 3, 40, N]),
+    allowed=st.sampled_from([None, 5, 120]),
+    gone=st.sampled_from([1, 100, N - 3, N]),
+    rare=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+@example(k=2, groups=1, allowed=None, gone=1, rare=True, seed=0)
+def test_the_best_of_each_group_after_rows_were_removed_and_replaced(
+    small: np.ndarray, queries: np.ndarray, k: int, groups: int, allowed: int | None, gone: int, rare: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    asked = queries[rng.integers(0, len(queries), 2)]
+    scores = asked @ as_float32(small).T
+    group = rng.integers(0, groups, N)
+    removed = np.sort(rng.choice(N, gone, replace=False))
+    if rare:
+        group[removed] = groups  # a group without a live row
+    rows = None if allowed is None else np.sort(rng.choice(N, allowed, replace=False))
+    live = np.setdiff1d(np.arange(N) if rows is None else rows, removed)
+    index = Bounded(ExactIndex(small[:300]), small[300:], removed)
+    for i, (at, got) in enumerate(ranges.best(index, asked, k, group=group, rows=rows)):
+        expected = naive(scores[i], k, set(), group, live)
+        assert len(at) == len(expected)
+        np.testing.assert_allclose(got, [score for _, score in expected], rtol=1e-5, atol=1e-5)
+        assert not np.isin(at, removed).any()
+        assert len(np.unique(group[at])) == len(at)

@@ -38,7 +38,8 @@ def doubled(tmp_path_factory: Any, build: Any, tiny_model: Path) -> Engine:
 def test_groups_hold_what_a_chain_of_pairs_joins(engine: Engine, oracle: SimpleNamespace) -> None:
     weights = engine.weights({"color": 2})
     scale = engine.layout.scale(weights)
-    scores = (oracle.units * scale) @ oracle.units.T / sum(weights.values())
+    units = engine.layout.units(oracle.units)[0].astype(np.float64)
+    scores = (units * scale) @ units.T / sum(weights.values())
     threshold = float(np.sort(scores[np.triu_indices(120, 1)])[-60]) - 1e-6
     report = duplicates.find(engine, threshold, {"color": 2})
     expected = {(a, b) for a in range(120) for b in range(a + 1, 120) if scores[a, b] >= threshold}
@@ -51,7 +52,7 @@ def test_groups_hold_what_a_chain_of_pairs_joins(engine: Engine, oracle: SimpleN
         assert [row_of[key] for key in group.ids] == list(group.rows)
         counts = [sum(key in pair[:2] for pair in group.pairs) for key in group.ids]
         assert counts[0] == max(counts)
-        np.testing.assert_allclose(group.scores, scores[group.rows[0], group.rows], atol=1e-4)
+        np.testing.assert_allclose(group.scores, scores[group.rows[0], group.rows], atol=1e-6)
         assert list(group.scores[1:]) == sorted(group.scores[1:], reverse=True)
         assert not any(group.copy)
     sizes = [len(group.ids) for group in report.groups]

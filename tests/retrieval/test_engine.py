@@ -214,6 +214,9 @@ def test_nothing_passes_the_filter(engine: Engine) -> None:
         ({"like": "s00000-0", "topk": 0}, InputError, "topk 0"),
         ({"like": "s00000-0", "offset": -1}, InputError, "offset -1"),
         ({"like": "s00000-0", "topk": None}, InputError, "give min_score too"),
+        ({"like": "s00000-0", "recall": 95}, InputError, "recall 95: a share from 0 to 1"),
+        ({"like": "s00000-0", "recall": -0.1}, InputError, "recall -0.1"),
+        ({"like": "s00000-0", "recall": float("nan")}, InputError, "recall nan"),
         ({"like": "s00000-0", "min_score": float("nan")}, InputError, "min_score nan"),
         ({"like": "s00000-0", "one_per": "colr"}, UnknownNameError, "--one-per: no column 'colr'; nearest: color"),
         ({"like": "s00000-0", "exclude": ["s00000-9"]}, UnknownNameError, "no id 's00000-9'"),
@@ -229,6 +232,12 @@ def test_what_cannot_be_asked(engine: Engine, asked: dict[str, Any], error: type
         engine.query(**asked)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_one_text_is_one_item(engine: Engine) -> None:
+    first = engine.query(like="s00000-0").hits[0].id
+    for one, several in [({"exclude": first}, {"exclude": [first]}), ({"drop": "color"}, {"drop": ["color"]})]:
+        assert engine.query(like="s00000-0", **one) == engine.query(like="s00000-0", **several)  # type: ignore[arg-type]
 
 
 def test_another_model_is_refused_and_both_are_named(

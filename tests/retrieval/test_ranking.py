@@ -25,6 +25,22 @@ def test_pages_go_on_where_the_one_before_ended(engine: Engine) -> None:
     assert listed(engine, topk=10, offset=10) == listed(engine, topk=20)[10:]
 
 
+def test_no_more_is_asked_for_than_there_is(engine: Engine, large: Path) -> None:
+    assert listed(engine, topk=10**15) == listed(engine, topk=200)
+    assert listed(engine, topk=10**15, offset=100) == listed(engine, topk=200)[100:]
+    assert listed(engine, topk=10**15, one_per="color") == listed(engine, topk=200, one_per="color")
+    assert listed(engine, offset=10**30) == listed(engine, topk=None, min_score=0.1, offset=10**30) == []
+    ivf = Engine.open(large)
+    hits = ivf.query(like="s00003-1/2", topk=10**15, offset=10).hits
+    assert (len({hit.id for hit in hits}), hits[0].rank) == (ivf.gallery.manifest.rows - 11, 11)
+
+
+def test_what_is_said_where_nothing_is_left(engine: Engine) -> None:
+    everything = [key for _, key in listed(engine, topk=200)]
+    assert engine.query(like="s00004-1", exclude=everything).text().endswith("\nno other photo is left")
+    assert "none" not in engine.query(like="s00004-1", exclude=everything).to_json()
+
+
 def test_excluded_ids_are_left_out_and_the_answer_stays_full(engine: Engine) -> None:
     everything = [key for _, key in listed(engine, topk=200)]
     for out in (everything[:1], everything[2:60:3], everything[:100]):
