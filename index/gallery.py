@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index import table, vectors
-from index.errors import DamagedError, FsearchError, GalleryError, UnknownNameError
+from index.errors import DamagedError, FsearchError, GalleryError, InputError, UnknownNameError
 from index.faults import faults, size_fault, wrong_size
 from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, remove, sha256_file
 from index.held import Held
@@ -307,8 +307,14 @@ class Gallery:
         return out
 
     def rows_of(self, ids: Iterable[str]) -> Rows:
-        """The rows of these ids, rising, each once; UnknownNameError, with the nearest ids, for the first unknown."""
-        wanted = list(dict.fromkeys(ids))
+        """The rows of these ids, rising, each once.
+
+        UnknownNameError, with the nearest ids, for the first unknown, InputError for one that is no text.
+        """
+        wanted = list(ids)
+        if odd := [each for each in wanted if not isinstance(each, str)]:
+            raise InputError(f"id {odd[0]!r} is no text; give ids as the gallery has them")
+        wanted = list(dict.fromkeys(wanted))
         found = self.rows_among(pa.array(wanted, pa.string()))
         if len(found) < len(wanted):
             known = set(self.columns(["id"])["id"].take(pa.array(found)).to_pylist())
@@ -344,7 +350,9 @@ class Gallery:
         """What this gallery's index suffers from, one line each with what to run."""
         manifest, current = self.manifest, self.manifest.current
         run = f"run `fsearch compact --gallery {self.path}`"
-        said = []
+        said: list[str] = []
+        if manifest.rows and not manifest.photos:  # nothing that could be compacted
+            return [f"every photo was removed; add some with `fsearch add PHOTOS --gallery {self.path}`"]
         drift = current.drift if current is not None else None
         if drift is not None and drift.drifted:
             said.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,9 @@ def test_everything_removed_and_something_added(path: Path, structured: np.ndarr
     ids = Gallery.open(path).columns(["id"])["id"].to_pylist()
     gallery = catalogue.remove(path, ids).gallery
     assert gallery.manifest.photos == 0
+    assert gallery.advice() == [f"every photo was removed; add some with `fsearch add PHOTOS --gallery {path}`"]
+    with pytest.raises(UnknownNameError, match="no id 'x' in .*; there is none at all"):
+        gallery.row_of("x")
     assert open_index(gallery).search(as_float32(structured[:2]), 3).counts.tolist() == [0, 0]
     with pytest.raises(GalleryError, match="nothing is left to index"):
         catalogue.compact(path)
@@ -86,6 +90,13 @@ def test_everything_removed_and_something_added(path: Path, structured: np.ndarr
     gallery = catalogue.compact(path).gallery
     assert gallery.columns(["id"])["id"].to_pylist() == ["a", "b"]
     assert verify(path) == []
+
+
+@pytest.mark.parametrize("ids", [[None], [3], ["item-00003", None], [["item-00003"]]])
+def test_an_id_that_is_no_text_is_refused(path: Path, ids: list[Any]) -> None:
+    with pytest.raises(InputError, match=f"id {re.escape(repr(ids[-1]))} is no text"):
+        catalogue.remove(path, ids)
+    assert Gallery.open(path).manifest.removed == 0
 
 
 @pytest.mark.parametrize(
