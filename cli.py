@@ -319,7 +319,7 @@ def verify(gallery: Path) -> None:
     \b
     fsearch verify --gallery shop.gallery
     """
-    from index.gallery import leftovers
+    from index.gallery import remains
     from index.gallery import verify as check
 
     faults = check(gallery)
@@ -327,8 +327,8 @@ def verify(gallery: Path) -> None:
         click.echo(fault, err=True)
     if faults:
         sys.exit(1)
-    for path in leftovers(gallery):
-        click.echo(f"{path}: left by an interrupted build or change; the next one clears it")
+    for line in remains(gallery):
+        click.echo(line)
     click.echo(f"{gallery} is sound")
 
 

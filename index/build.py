@@ -144,7 +144,7 @@ def _generation(
     before: how many rows it was trained on, if not on all of them, and the recall that was promised then.
     """
     manifest = gallery.manifest
-    remove_leftovers(gallery.path)
+    remove_leftovers(gallery.path, manifest)
     name, found = manifest.next_generation, None
     with atomic_path(gallery.path / name) as folder:
         folder.mkdir()

@@ -19,14 +19,16 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from index import table
+from index.accelerate import chosen
 from index.build import build_generation, extend_generation, kept_kind
-from index.errors import CapError, GalleryError, InputError
-from index.faults import not_unit
+from index.errors import CapError, DamagedError, GalleryError, InputError
+from index.faults import column_fault, not_unit
 from index.files import atomic_write, file_facts, only_writer
+from index.files import remove as discard
 from index.gallery import TABLE, Gallery, remove_leftovers, tidy
 from index.hits import Rows
 from index.manifest import REMOVED, Changes, Manifest
-from index.recipe import size_of
+from index.recipe import choose, size_of
 from index.table import ROWS_PER_PART, Part
 
 SPARE = 1.25  # of the memory advised, beside what an index needs now: rows that are added later want some too
@@ -59,10 +61,13 @@ def add(path: str | Path, rows: pa.Table, *, tail_rows: int = TAIL_ROWS, progres
         fitted = _fitted(gallery, rows)
         footer = {"model": gallery.manifest.model["fingerprint"], "config": gallery.manifest.config_fingerprint}
         parts: list[Part] = []
-        for start in range(0, len(fitted), ROWS_PER_PART):
-            file = path / TABLE / part_name(gallery.manifest.next_part + len(parts))
-            parts.append(table.write_part(file, fitted.slice(start, ROWS_PER_PART), footer))
-        return append(gallery, parts, tail_rows=tail_rows, progress=progress)
+        try:
+            for start in range(0, len(fitted), ROWS_PER_PART):
+                file = path / TABLE / part_name(gallery.manifest.next_part + len(parts))
+                parts.append(table.write_part(file, fitted.slice(start, ROWS_PER_PART), footer))
+            return append(gallery, parts, tail_rows=tail_rows, progress=progress)
+        finally:
+            remove_leftovers(path)  # parts that were not committed
 
 
 def append(
@@ -77,10 +82,15 @@ def append(
 ) -> Change:
     """Commit parts that lie in the table folder behind those of the gallery. For one who holds ``only_writer``.
 
-    files, rejected: the manifest's new ones, if they change; last: see ``Changes``. InputError for an id used twice.
+    files, rejected: the manifest's new ones, if they change; last: see ``Changes``. InputError for an id used twice,
+    and for parts that have not the gallery's columns, which are removed then.
     """
-    manifest = gallery.manifest
-    ids = table.read_columns([gallery.path / TABLE / part.name for part in parts], ["id"])["id"] if parts else None
+    manifest, files_of = gallery.manifest, [gallery.path / TABLE / part.name for part in parts]
+    if fault := next(filter(None, (column_fault(gallery, file) for file in files_of)), None):
+        for file in files_of:
+            discard(file)
+        raise InputError(f"{fault}; nothing was added, run again")
+    ids = table.read_columns(files_of, ["id"])["id"] if parts else None
     if ids is None or not len(ids):
         return Change(gallery)
     refuse_twice(ids)
@@ -142,8 +152,10 @@ def remove(path: str | Path, ids: Iterable[str]) -> Change:
         remove_leftovers(path)
         manifest = gallery.manifest
         changes = Changes(manifest.changes.added, manifest.changes.removed + len(rows))
-        gallery.commit(_with_removed(gallery, replace(manifest, changes=changes), rows))
-        remove_leftovers(path)
+        try:
+            gallery.commit(_with_removed(gallery, replace(manifest, changes=changes), rows))
+        finally:
+            remove_leftovers(path)
         return Change(Gallery.open(path), 0, len(rows))
 
 
@@ -172,18 +184,26 @@ def compact(
             kind = kept_kind(manifest, manifest.photos) if memory is None else "auto"
         if memory is None and manifest.current is not None:
             memory = manifest.current.memory
-        remove_leftovers(path)
-        # parts of a few rows, from many small additions, are joined too
-        if manifest.removed or len(manifest.parts) > 2 * -(-manifest.rows // ROWS_PER_PART):
-            parts = _live_parts(gallery, progress)
-            files = {name: facts for name, facts in manifest.files.items() if not name.startswith(REMOVED)}
-            manifest = replace(
-                manifest, parts=parts, rows=sum(part.rows for part in parts), removed=0, files=files, generation=None
-            )
-        build_generation(Gallery(path, manifest), kind, seed, progress, memory, device)
-        opened = Gallery.open(path)
-        tidy(path, opened.manifest)
-        return Change(opened, 0, gallery.manifest.removed)
+        choose(manifest.photos, manifest.layout.dim, kind, seed)  # what cannot be is said before anything is written
+        chosen(device)
+        tidy(path, manifest)
+        try:
+            # parts of a few rows, from many small additions, are joined too
+            if manifest.removed or len(manifest.parts) > 2 * -(-manifest.rows // ROWS_PER_PART):
+                parts = _live_parts(gallery, progress)
+                files = {name: facts for name, facts in manifest.files.items() if not name.startswith(REMOVED)}
+                manifest = replace(
+                    manifest,
+                    parts=parts,
+                    rows=sum(part.rows for part in parts),
+                    removed=0,
+                    files=files,
+                    generation=None,
+                )
+            build_generation(Gallery(path, manifest), kind, seed, progress, memory, device)
+        finally:
+            tidy(path, Gallery.read_manifest(path))
+        return Change(Gallery.open(path), 0, gallery.manifest.removed)
 
 
 def _live_parts(gallery: Gallery, progress: bool) -> list[Part]:
@@ -209,6 +229,8 @@ def _live_rows(gallery: Gallery, bar: tqdm) -> Iterator[pa.Table]:
     alive = np.ones(gallery.manifest.rows, bool)
     alive[gallery.removed] = False
     for path in gallery.part_paths:
+        if fault := column_fault(gallery, path):
+            raise DamagedError(f"{fault}; make the gallery anew, with --replace")
         source = gallery.reading(path)
         for batch in table.batches(source, table.column_names(source)):
             keep = alive[start : start + len(batch)]

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from index import table
 from index.errors import FsearchError
@@ -28,10 +27,21 @@ def wrong_size(path: Path, size: int, facts: dict[str, Any]) -> str:
 
 
 def size_fault(path: Path, facts: dict[str, Any]) -> str | None:
-    if not path.is_file():
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
         return f"{path}: missing"
-    size = path.stat().st_size
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
     return None if size == facts["bytes"] else wrong_size(path, size, facts)
+
+
+def column_fault(gallery: Gallery, file: Path) -> str | None:
+    """How the columns of one part differ from the gallery's; None where they do not."""
+    manifest = gallery.manifest
+    wanted = table.schema(manifest.layout, manifest.labels, list(manifest.attributes)).names
+    odd = sorted(set(wanted) ^ set(table.column_names(file)))
+    return f"{file}: {'no' if odd[0] in wanted else 'a'} column {odd[0]!r}, unlike the gallery" if odd else None
 
 
 def not_unit(layout: Layout, norms: npt.NDArray[Any], vectors: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -48,8 +58,11 @@ def faults(gallery: Gallery) -> list[str]:
     broken = set()
     for file, facts in gallery.named_files().items():
         fault = size_fault(file, facts)
-        if fault is None and sha256_file(file) != facts["sha256"]:
-            fault = f"{file}: damaged (its checksum does not match)"
+        try:
+            if fault is None and sha256_file(file) != facts["sha256"]:
+                fault = f"{file}: damaged (its checksum does not match)"
+        except OSError as error:
+            fault = f"{file}: cannot be read ({error.strerror})"
         if fault:
             broken.add(file)
             found.append(f"{fault}; {gallery.remedy(file)}")
@@ -60,19 +73,21 @@ def faults(gallery: Gallery) -> list[str]:
 
 
 def _part_faults(gallery: Gallery, file: Path, part: Part) -> list[str]:
-    """Row count, fingerprints in the footer, and unit blocks of one sound file."""
+    """Row count, columns, fingerprints in the footer, and unit blocks of one sound file."""
     faults = []
     manifest = gallery.manifest
     made_by = {"model": manifest.model.get("fingerprint"), "config": manifest.config_fingerprint}
     rows = bad = 0
     try:
-        footer = table.read_metadata(file)
+        footer, columns = table.read_metadata(file), column_fault(gallery, file)
         for batch in table.batches(file, ["norms", "embedding"]):
             norms, vectors = (table.to_numpy(column) for column in batch.columns)
             bad += int(not_unit(manifest.layout, norms, vectors).sum())
             rows += len(vectors)
     except (FsearchError, ValueError) as error:
         return [str(error)]
+    if columns:
+        faults.append(f"{columns}; make the gallery anew, with --replace")
     for key, wanted in made_by.items():
         if footer.get(key, wanted) != wanted:
             faults.append(f"{file}: made by {key} {footer[key]}, the gallery by {wanted}; {gallery.remedy(file)}")
@@ -103,7 +118,7 @@ def _gallery_faults(gallery: Gallery, broken: set[Path]) -> list[str]:
             faults.append(f"{folder}: {len(twice)} ids occur twice, as {twice[0]!r}; {gallery.remedy(folder)}")
     rejected = next((gallery.path / name for name in manifest.files if name.startswith("rejected")), None)
     if rejected is not None and rejected not in broken:
-        count = pq.read_metadata(rejected).num_rows
+        count = table.rows(rejected)
         if count != manifest.rejected:
             faults.append(f"{rejected}: {count} rows, {manifest.rejected} expected; {gallery.remedy(rejected)}")
     if current is not None:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp-"  # every unfinished file or folder starts so, and is a leftover when its writer is gone
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+_CANNOT_WRITE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 def sha256_file(path: Path | str) -> str:
@@ -81,10 +84,10 @@ def only_writer(path: Path | str) -> Iterator[None]:
     another process holds it. Where folders cannot be locked (Windows, some network disks) nothing is held.
     """
     path = Path(path)
-    if fcntl is None or (path.exists() and not path.is_dir()):
+    made = not os.path.exists(path)
+    if fcntl is None or not (made or os.path.isdir(path)):
         yield
         return
-    made = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDONLY)
@@ -100,8 +103,18 @@ def only_writer(path: Path | str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-        if made and path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+        if made:
+            with suppress(OSError):  # there is something in it
+                path.rmdir()
+
+
+def being_written(path: Path | str) -> bool:
+    """Whether another process holds this folder as its ``only_writer``, as far as can be told."""
+    try:
+        with only_writer(path):
+            return False
+    except GalleryError:
+        return True
 
 
 def atomic_write(path: Path | str, content: bytes) -> None:
@@ -111,8 +124,9 @@ def atomic_write(path: Path | str, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all it holds, if it is there."""
-    if path.is_dir() and not path.is_symlink():
+    """Remove a file or a folder with all it holds, if it is there and the disk allows it."""
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses this of a file that is not there, too
+            os.unlink(path)

@@ -23,44 +23,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index import table, vectors
-from index.errors import DamagedError, FsearchError, GalleryError, UnknownNameError
+from index.errors import DamagedError, FsearchError, GalleryError, InputError, UnknownNameError
 from index.faults import faults, size_fault, wrong_size
-from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, remove, sha256_file
+from index.files import TEMPORARY, atomic_write, being_written, remove
 from index.held import Held
 from index.hits import Rows
-from index.manifest import (
-    FORMAT,
-    MANIFEST,
-    REMOVED,
-    Changes,
-    Drift,
-    Generation,
-    Manifest,
-    table_fingerprint,
-    with_generation,
-)
+from index.manifest import MANIFEST, REMOVED, Changes, Generation, Manifest, table_fingerprint, with_generation
 
 _TAKE = pc.get_function("array_take")
 
 __all__ = [
-    "FORMAT",
-    "MANIFEST",
-    "Changes",
-    "Drift",
-    "Gallery",
-    "Generation",
-    "Manifest",
-    "atomic_path",
-    "atomic_write",
-    "file_facts",
-    "leftovers",
-    "remove_leftovers",
-    "sha256_file",
-    "table_fingerprint",
-    "tidy",
-    "verify",
-    "with_generation",
-]
+    "MANIFEST", "Changes", "Gallery", "Generation", "Manifest", "leftovers", "remains", "remove_leftovers",
+    "table_fingerprint", "tidy", "unfinished", "verify", "with_generation",
+]  # fmt: skip
 
 TABLE = "table"
 VECTORS = "vectors.f16"
@@ -105,11 +80,16 @@ class Gallery:
     def read_manifest(path: Path | str) -> Manifest:
         """The manifest alone, whatever state the files it names are in."""
         path = Path(path)
-        if not (path / MANIFEST).is_file():
-            if (path / TABLE).is_dir() or (path / PLAN).is_file():
-                raise GalleryError(f"{path}: unfinished; go on with `fsearch build-index PHOTOS --gallery {path}`")
-            raise GalleryError(f"{path}: no gallery here; make one with `fsearch build-index PHOTOS --gallery {path}`")
-        return Manifest.from_bytes((path / MANIFEST).read_bytes(), path / MANIFEST)
+        try:
+            content = (path / MANIFEST).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            begun = (path / TABLE).is_dir() or (path / PLAN).is_file()
+            what = "unfinished; go on" if begun else "no gallery here; make one"
+            raise GalleryError(f"{path}: {what} with `fsearch build-index PHOTOS --gallery {path}`") from None
+        except OSError as error:
+            why = f"cannot be read ({error.strerror}); mend that and run again"
+            raise GalleryError(f"{path / MANIFEST}: {why}") from error
+        return Manifest.from_bytes(content, path / MANIFEST)
 
     def commit(self, manifest: Manifest) -> Gallery:
         """Make ``manifest`` the state of this gallery: the last step of a write, all or nothing. Returns it opened.
@@ -307,8 +287,14 @@ class Gallery:
         return out
 
     def rows_of(self, ids: Iterable[str]) -> Rows:
-        """The rows of these ids, rising, each once; UnknownNameError, with the nearest ids, for the first unknown."""
-        wanted = list(dict.fromkeys(ids))
+        """The rows of these ids, rising, each once.
+
+        UnknownNameError, with the nearest ids, for the first unknown, InputError for one that is no text.
+        """
+        wanted = list(ids)
+        if odd := [each for each in wanted if not isinstance(each, str)]:
+            raise InputError(f"id {odd[0]!r} is no text; give ids as the gallery has them")
+        wanted = list(dict.fromkeys(wanted))
         found = self.rows_among(pa.array(wanted, pa.string()))
         if len(found) < len(wanted):
             known = set(self.columns(["id"])["id"].take(pa.array(found)).to_pylist())
@@ -344,7 +330,9 @@ class Gallery:
         """What this gallery's index suffers from, one line each with what to run."""
         manifest, current = self.manifest, self.manifest.current
         run = f"run `fsearch compact --gallery {self.path}`"
-        said = []
+        said: list[str] = []
+        if manifest.rows and not manifest.photos:  # nothing that could be compacted
+            return ["every photo was removed; add some with `fsearch add`"]
         drift = current.drift if current is not None else None
         if drift is not None and drift.drifted:
             said.append(
@@ -369,48 +357,89 @@ class Gallery:
         return near
 
 
-def leftovers(path: Path | str) -> list[Path]:
-    """What a killed writer left: unfinished files and folders, and what the manifest does not name.
+def _unnamed(path: Path, *manifests: Manifest) -> list[Path]:
+    """The parts, and the files beside them, that none of these manifests names."""
+    named = {file for manifest in manifests for file in Gallery(path, manifest).named_files()}
+    stems = (f"{TABLE}/part-*.parquet", "model*.safetensors", "memory*.safetensors", "rejected*.parquet")
+    return [file for stem in stems for file in path.glob(stem) if file not in named]
 
-    Not the parts of an unfinished build or addition, which goes on with them (see ``tidy``).
+
+def unfinished(path: Path | str) -> list[Path]:
+    """What an interrupted build or addition of photos left in a gallery, and goes on with when it is called again."""
+    path = Path(path)
+    manifest, plan = Gallery.read_manifest(path), path / PLAN
+
+    def goes_on(file: Path) -> bool:
+        number = re.search(r"-(\d+)\.", file.name)
+        if number is None or int(number[1]) < manifest.next_part:
+            return False  # what a change took the place of
+        try:
+            return plan.is_file() or "source" in table.read_metadata(file)
+        except DamagedError:
+            return False
+
+    return [*filter(Path.is_file, [plan]), *filter(goes_on, _unnamed(path, manifest))]
+
+
+def leftovers(path: Path | str, coming: Manifest | None = None) -> list[Path]:
+    """What a killed writer left and none goes on with: temporary files, and what the manifest does not name.
+
+    coming: a manifest that is to be committed, whose files are in place.
     """
     path = Path(path)
     found = [each for folder in (path, path / TABLE) if folder.is_dir() for each in folder.glob(f"{TEMPORARY}*")]
     if (path / MANIFEST).is_file():
-        manifest = Manifest.from_bytes((path / MANIFEST).read_bytes(), path / MANIFEST)
+        manifest = Gallery.read_manifest(path)
         named = {each.name for each in manifest.generations} | set(manifest.files)
         found += [each for each in (*path.glob("gen-*"), *path.glob(f"{REMOVED}*")) if each.name not in named]
+        found += set(_unnamed(path, manifest, *filter(None, [coming]))).difference(unfinished(path))
     return sorted(found)
 
 
-def remove_leftovers(path: Path | str) -> None:
+def remove_leftovers(path: Path | str, coming: Manifest | None = None) -> None:
     """Clear what a killed writer left. Only for a gallery's writer: a writer at work has unfinished files too."""
-    for each in leftovers(path):
+    for each in leftovers(path, coming):
         remove(each)
 
 
 def tidy(path: Path, manifest: Manifest | None) -> None:
-    """After a commit: remove what the gallery (None: nothing) does not name, parts of unfinished builds too."""
-    named = set(Gallery(path, manifest).named_files()) if manifest else set()
-    for stem in ("table/part-*.parquet", "model*.safetensors", "memory*.safetensors", "rejected*.parquet"):
-        for file in path.glob(stem):
-            if file not in named:
-                remove(file)
+    """Remove what the gallery (None: nothing) does not name, parts of unfinished builds too."""
+    for file in _unnamed(path, *filter(None, [manifest])):
+        remove(file)
     if manifest is not None:
         remove_leftovers(path)
     remove(path / PLAN)
 
 
+def remains(path: Path | str) -> list[str]:
+    """What lies in a gallery beside its files, one line each; nothing while a writer is at work, whose it may be."""
+
+    def found() -> dict[Path, str]:
+        left = dict.fromkeys(leftovers(path), "left by an interrupted build or change; the next one clears it")
+        on = "of an interrupted build or addition; the same command goes on with it, a compaction clears it"
+        return left | dict.fromkeys(unfinished(path), on)
+
+    before = found()
+    if not before or being_written(path):
+        return []
+    return [f"{each}: {said}" for each, said in found().items() if each in before]
+
+
 def verify(path: Path | str) -> list[str]:
     """Every fault found by reading the whole gallery, one line each: the file and what to run. Empty when sound.
 
-    Files and their checksums, row counts, unique ids, unit blocks, fingerprints. What a killed writer left is no fault
-    (see ``leftovers``).
+    Files and their checksums, columns, row counts, unique ids, unit blocks, fingerprints. What a killed writer left is
+    no fault (see ``remains``).
     """
     try:
-        gallery = Gallery(path, Gallery.read_manifest(path))
-        found = faults(gallery)
-        # a writer that commits meanwhile removes files: then look again
-        return verify(path) if found and Gallery.read_manifest(path) != gallery.manifest else found
+        while True:
+            gallery = Gallery(path, Gallery.read_manifest(path))
+            try:
+                found = faults(gallery)
+            except (FsearchError, OSError) as error:
+                found = [str(error)]
+            # a writer that commits meanwhile removes files: then look again
+            if not found or Gallery.read_manifest(path) == gallery.manifest:
+                return found
     except FsearchError as error:
         return [str(error)]

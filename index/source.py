@@ -76,7 +76,10 @@ def _of_files(files: Sequence[Path], id_column: str, vector_column: str) -> Stre
 
 
 def _of_tables(source: Any, id_column: str, vector_column: str) -> Stream:
-    given = iter([source] if isinstance(source, pa.Table | pa.RecordBatch) else source)
+    try:
+        given = iter([source] if isinstance(source, pa.Table | pa.RecordBatch) else source)
+    except TypeError:
+        raise InputError(f"{source!r} is no source of vectors; give Parquet files, or Arrow tables") from None
     whole = (pa.Table.from_batches([each]) if isinstance(each, pa.RecordBatch) else each for each in given)
     if (first := next(whole, None)) is None:
         raise InputError("no table of vectors was given; nothing to index")

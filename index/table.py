@@ -128,6 +128,8 @@ class Part:
 
 def nearest(name: str, known: Sequence[str], n: int = 3) -> str:
     """The end of an error message: 'nearest: ...' (case does not matter), or what is known when nothing is near."""
+    if not known:
+        return "there is none at all"
     folded: dict[str, str] = {}
     for each in known:
         folded.setdefault(each.casefold(), each)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from index import catalogue, table
 from index.errors import DamagedError, InputError, MismatchError
 from index.files import file_facts, only_writer, remove
-from index.gallery import MODEL, REJECTED, TABLE, Gallery, remove_leftovers
+from index.gallery import MODEL, PLAN, REJECTED, TABLE, Gallery, remove_leftovers, tidy
 from index.manifest import Manifest
 from index.table import ROWS_PER_PART
 from retrieval.datasets.readers import PhotoSource
@@ -71,6 +71,8 @@ def add_photos(
         if listing == manifest.changes.last:
             return Added(*catalogue.index_tail(path, progress=progress))
         network = _model(opened)
+        if (path / PLAN).exists():  # parts of an interrupted --replace, which may have other columns
+            tidy(path, manifest)
         remove_leftovers(path)
         first = manifest.next_part
         parts, rejected = embed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -90,6 +91,25 @@ def indexed_quickly(path: Path, embedding: np.ndarray, kind: str, patch: pytest.
 def rows_of(ids: list[str], vectors: np.ndarray, **columns: Any) -> pa.Table:
     """What ``catalogue.add`` takes."""
     return pa.table({"id": ids, "embedding": fixed_size_list(vectors), **columns})
+
+
+def contents(path: Path) -> dict[Path, bytes]:
+    """Every file of a folder."""
+    return {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def refused(patch: pytest.MonkeyPatch, code: int) -> None:
+    """Let every change of a folder fail; so does removing what is not there, as on a disk mounted read-only."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    for name in ("unlink", "rmdir", "mkdir", "replace"):
+        patch.setattr(os, name, refuse)
 
 
 @pytest.fixture(scope="session", autouse=True)

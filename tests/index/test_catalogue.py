@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from index.hits import recall
 from index.live import LiveIndex, exact_of
 from index.manifest import Drift
 from index.table import fixed_size_list
-from tests.index.conftest import LAYOUT, make_gallery, make_vectors, rows_of
+from tests.index.conftest import LAYOUT, contents, interrupted, make_gallery, make_vectors, refused, rows_of
 
 POOL = make_vectors(9000)[6000:]  # photos that are not in the gallery, from the same clusters
 
@@ -78,6 +80,9 @@ def test_everything_removed_and_something_added(path: Path, structured: np.ndarr
     ids = Gallery.open(path).columns(["id"])["id"].to_pylist()
     gallery = catalogue.remove(path, ids).gallery
     assert gallery.manifest.photos == 0
+    assert gallery.advice() == ["every photo was removed; add some with `fsearch add`"]
+    with pytest.raises(UnknownNameError, match="no id 'x' in .*; there is none at all"):
+        gallery.row_of("x")
     assert open_index(gallery).search(as_float32(structured[:2]), 3).counts.tolist() == [0, 0]
     with pytest.raises(GalleryError, match="nothing is left to index"):
         catalogue.compact(path)
@@ -86,6 +91,13 @@ def test_everything_removed_and_something_added(path: Path, structured: np.ndarr
     gallery = catalogue.compact(path).gallery
     assert gallery.columns(["id"])["id"].to_pylist() == ["a", "b"]
     assert verify(path) == []
+
+
+@pytest.mark.parametrize("ids", [[None], [3], ["item-00003", None], [["item-00003"]]])
+def test_an_id_that_is_no_text_is_refused(path: Path, ids: list[Any]) -> None:
+    with pytest.raises(InputError, match=f"id {re.escape(repr(ids[-1]))} is no text"):
+        catalogue.remove(path, ids)
+    assert Gallery.open(path).manifest.removed == 0
 
 
 @pytest.mark.parametrize(
@@ -331,6 +343,48 @@ def test_a_read_only_folder_and_a_full_disk_are_one_line(
     assert verify(path) == []
     catalogue.compact(path)
     assert leftovers(path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("left", [[], [".tmp-x-1", "removed-000009.npy", "table/part-00009.parquet"]])
+def test_a_disk_mounted_read_only_is_one_line(
+    path: Path, structured: np.ndarray, monkeypatch: pytest.MonkeyPatch, code: int, left: list[str]
+) -> None:
+    for name in left:
+        (path / name).write_bytes(b"half")
+    before = (path / "gallery.json").read_bytes()
+    with monkeypatch.context() as patch:
+        refused(patch, code)
+        for work in (
+            lambda: catalogue.add(path, rows_of(["a"], structured[:1])),
+            lambda: catalogue.remove(path, ["item-00001"]),
+            lambda: catalogue.compact(path),
+            lambda: build_generation(Gallery.open(path)),
+        ):
+            with pytest.raises(GalleryError, match=f"cannot be written .{os.strerror(code)}"):
+                work()
+    assert (path / "gallery.json").read_bytes() == before
+    assert verify(path) == []
+
+
+def test_a_compaction_that_fails_leaves_nothing(
+    path: Path, structured: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue.remove(path, ["item-00003"])
+    before = contents(path)
+    with pytest.raises(GalleryError, match="does not fit 1000 bytes"):
+        catalogue.compact(path, "ivfpq", memory=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "build_generation", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            catalogue.compact(path)
+    assert contents(path) == before
+    catalogue.remove(path, [f"item-{i:05d}" for i in range(600, 1200)])
+    monkeypatch.setattr(catalogue, "_live_parts", interrupted)  # what cannot be is refused before the table is written
+    with pytest.raises(GalleryError, match="899 rows are too few to train graph"):
+        catalogue.compact(path, "graph")
+    with pytest.raises(UnknownNameError, match="device"):
+        catalogue.compact(path, device="nonsense")
 
 
 def test_every_flipped_byte_is_noticed(path: Path, structured: np.ndarray) -> None:

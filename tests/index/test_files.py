@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from index.errors import GalleryError, InputError
-from index.files import TEMPORARY, atomic_path, atomic_write, file_facts, only_writer, sha256_file
+from index.files import (
+    TEMPORARY,
+    atomic_path,
+    atomic_write,
+    being_written,
+    file_facts,
+    only_writer,
+    remove,
+    sha256_file,
+)
+from tests.index.conftest import refused
 
 
 def test_facts_are_of_the_whole_file(tmp_path: Path) -> None:
@@ -75,6 +85,25 @@ def test_disk_that_takes_nothing_is_one_line(tmp_path: Path, code: int) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_read_only_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    with monkeypatch.context() as patch:
+        refused(patch, code)
+        with pytest.raises(GalleryError, match=f"cannot be written .{os.strerror(code)}"):
+            atomic_write(tmp_path / "file", b"x")
+        with pytest.raises(GalleryError, match=os.strerror(code)), atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+        remove(tmp_path / "nothing")
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path / ("x" * 300), tmp_path / ("x" * 300) / "y"):
+        with pytest.raises(GalleryError, match="cannot be written"), only_writer(path):
+            pytest.fail("entered")
+        with pytest.raises(GalleryError, match="cannot be written"):
+            atomic_write(path, b"x")
+
+
 posix = pytest.mark.skipif(os.name != "posix", reason="only POSIX locks folders")
 
 
@@ -85,6 +114,8 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path) ->
         (folder / "part").write_bytes(b"1")
         with pytest.raises(GalleryError, match="another process is writing it"), only_writer(folder):
             pytest.fail("entered")
+        assert being_written(folder)
+    assert not being_written(folder)
     with only_writer(folder):
         assert [each.name for each in folder.iterdir()] == ["part"]  # the lock is no file
 

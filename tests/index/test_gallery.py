@@ -1,30 +1,36 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import table
+from index import catalogue, faults, table
 from index.build import build_generation
-from index.errors import DamagedError, GalleryError, UnknownNameError
-from index.files import TEMPORARY, file_facts
+from index.errors import DamagedError, GalleryError, InputError, UnknownNameError
+from index.files import TEMPORARY, file_facts, only_writer
 from index.gallery import (
     MANIFEST,
     Gallery,
     Generation,
     Manifest,
     leftovers,
+    remains,
     remove_leftovers,
     table_fingerprint,
+    unfinished,
     verify,
 )
 from index.table import Layout, Part
+from tests.index.conftest import contents, interrupted, rows_of
 
 
 @pytest.fixture
@@ -278,3 +284,116 @@ def test_leftovers_are_no_faults_and_can_be_cleared(gallery: Gallery) -> None:
 def test_files_are_named_as_the_manifest_says(gallery: Gallery) -> None:
     for path, facts in gallery.named_files().items():
         assert file_facts(path) == {"bytes": facts["bytes"], "sha256": facts["sha256"]}
+
+
+def test_what_an_interrupted_call_goes_on_with_is_kept(
+    gallery: Gallery, structured: np.ndarray, table_of: Callable[..., pa.Table]
+) -> None:
+    path, rows = gallery.path, table_of(structured[:10], 3000)
+    mine = {name: path / "table" / f"part-{name}.parquet" for name in ("00003", "00004", "00005")}
+    table.write_part(mine["00003"], rows, {"source": "s"})  # of an addition of photos
+    table.write_part(mine["00004"], rows, {})
+    mine["00005"].write_bytes(b"half")
+    model, old = path / "model-00003.safetensors", path / "model.safetensors"
+    for each in (model, old):
+        each.write_bytes(b"any")
+    assert unfinished(path) == [mine["00003"]]
+    assert leftovers(path) == sorted([mine["00004"], mine["00005"], model, old])
+    plan = path / "building.json"  # of a gallery to replace this one
+    plan.write_text("{}")
+    assert set(unfinished(path)) == {plan, *mine.values(), model}
+    assert verify(path) == []
+    said = "of an interrupted build or addition; the same command goes on with it, a compaction clears it"
+    assert set(remains(path)) == {f"{each}: {said}" for each in (plan, *mine.values(), model)} | {
+        f"{old}: left by an interrupted build or change; the next one clears it"
+    }
+    remove_leftovers(path)
+    assert set(unfinished(path)) == {plan, *mine.values(), model}
+    catalogue.compact(path)
+    assert remains(path) == []
+    assert set(contents(path)) == {*Gallery.open(path).named_files(), path / MANIFEST}
+
+
+def test_what_a_killed_compaction_left_is_named_and_cleared(
+    gallery: Gallery, structured: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = gallery.path
+    catalogue.remove(path, ["item-00003"])
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "tidy", lambda *_: None)
+        patch.setattr(catalogue, "build_generation", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            catalogue.compact(path)
+    left = path / "table" / "part-00003.parquet"
+    assert verify(path) == []
+    assert remains(path) == [f"{left}: left by an interrupted build or change; the next one clears it"]
+    with only_writer(path):
+        assert remains(path) == []  # it may be the writer's
+    content = left.read_bytes()
+    for work in (
+        lambda: catalogue.remove(path, ["item-00001"]),
+        lambda: build_generation(Gallery.open(path)),
+        lambda: catalogue.add(path, rows_of(["a"], structured[:1])),
+        lambda: catalogue.compact(path),
+    ):
+        (path / "table" / f"part-{Gallery.read_manifest(path).next_part:05d}.parquet").write_bytes(content)
+        work()
+        assert remains(path) == []
+        assert set(contents(path)) == {*Gallery.open(path).named_files(), path / MANIFEST}
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize("moment", ["sha256_file", "_part_faults", "_gallery_faults"])
+def test_verify_beside_a_compaction(gallery: Gallery, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    catalogue.remove(gallery.path, ["item-00003"])
+    real = getattr(faults, moment)
+
+    def compacted(*arguments: Any) -> Any:
+        monkeypatch.setattr(faults, moment, real)
+        catalogue.compact(gallery.path)
+        return real(*arguments)
+
+    monkeypatch.setattr(faults, moment, compacted)
+    assert verify(gallery.path) == []
+
+
+def test_what_cannot_be_read_is_one_line(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(faults, "sha256_file", refuse)
+        said = verify(gallery.path)
+    assert len(said) == len(gallery.named_files())
+    assert said[0].startswith(f"{gallery.part_paths[0]}: cannot be read (Permission denied); run `fsearch build-index")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        with pytest.raises(DamagedError, match="cannot be read .Permission denied"):
+            gallery.commit(gallery.manifest)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        (fault,) = verify(gallery.path)
+        assert fault == f"{gallery.path / MANIFEST}: cannot be read (Permission denied); mend that and run again"
+        with pytest.raises(GalleryError, match=re.escape(fault)):
+            Gallery.open(gallery.path)
+    for work in (Gallery.open, catalogue.compact):
+        with pytest.raises(GalleryError, match="cannot be read .File name too long"):
+            work(gallery.path / ("x" * 300))
+
+
+def test_parts_with_other_columns(gallery: Gallery, structured: np.ndarray, table_of: Callable[..., pa.Table]) -> None:
+    before, rows = contents(gallery.path), table_of(structured[2000:2500], 2500).drop_columns(["color"])
+    file = gallery.path / "table" / "part-00003.parquet"
+    with pytest.raises(InputError, match=r"part-00003\.parquet: no column 'color', unlike the gallery; nothing was"):
+        catalogue.append(gallery, [table.write_part(file, rows, {})])
+    assert contents(gallery.path) == before
+    recommit(gallery, rows, {})
+    (fault,) = verify(gallery.path)
+    assert (
+        fault
+        == f"{gallery.part_paths[-1]}: no column 'color', unlike the gallery; make the gallery anew, with --replace"
+    )
+    build_generation(Gallery.open(gallery.path))
+    catalogue.remove(gallery.path, ["item-00003"])
+    with pytest.raises(DamagedError, match=r"part-00002\.parquet: no column 'color', unlike the gallery; make the"):
+        catalogue.compact(gallery.path)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from cli import main
 from index import catalogue as rows
 from index.errors import InputError, MismatchError
-from index.gallery import Gallery, leftovers, verify
+from index.gallery import Gallery, leftovers, remains, verify
 from retrieval import catalogue, embed
 from retrieval.datasets.readers import PhotoSource, open_photos
 from retrieval.engine import Engine
@@ -168,6 +168,29 @@ def test_an_interrupted_addition_goes_on(
     assert (again.added, again.gallery.manifest) == (0, manifest)
     assert not calls
     assert {f"table/{part.name}" for part in manifest.parts} == {f for f in files_of(first) if f.startswith("table/")}
+
+
+def test_an_addition_does_not_go_on_with_a_replacement(
+    first: Path, halves: tuple[Path, Path], tiny_model: Path, build: Callable[..., Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "plain"  # the same listing for both; labels are columns of the gallery alone
+    folder.mkdir()
+    for name in ("s00025-0.jpg", "s00025-1.jpg"):
+        shutil.copy(halves[1] / "photos" / name, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "build_generation", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(folder, first, tiny_model, replace=True)
+    assert {each.partition(": ")[0] for each in remains(first)} > {str(first / "building.json")}
+    assert verify(first) == []
+    assert add(folder, first).added == 2
+    assert verify(first) == []
+    assert remains(first) == []
+    assert Gallery.open(first).columns(["color"]).num_rows == FIRST + 2
 
 
 def test_what_cannot_be_added_is_listed_and_replaces_nothing(
