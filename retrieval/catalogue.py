@@ -72,10 +72,11 @@ def add_photos(
             return Added(*catalogue.index_tail(path, progress=progress))
         network = _model(opened)
         remove_leftovers(path)
-        first = manifest.next_part
+        first, prefix = manifest.next_part, _prefix(source, Path(manifest.source["path"]))
+        identity = {"model": network.fingerprint, "config": manifest.config_fingerprint, "source": listing}
         parts, rejected = embed(
-            _placed(source, Path(manifest.source["path"])), len(source), manifest.labels, network, path / TABLE,
-            {"model": network.fingerprint, "config": manifest.config_fingerprint, "source": listing},
+            _placed(source, prefix), len(source), manifest.labels, network, path / TABLE,
+            identity | {"added from": ascii(prefix)},  # not the rows that a build of the same listing has
             first_part=first, rows_per_part=rows_per_part, detector=detector, progress=progress,
         )  # fmt: skip
         if not sum(part.rows for part in parts):
@@ -111,10 +112,13 @@ def _model(gallery: Gallery) -> Model:
     return network
 
 
-def _placed(source: PhotoSource, root: Path) -> Iterator[Photo]:
-    """The photos with paths as the gallery finds them: relative to the folder it was built from, else absolute."""
+def _prefix(source: PhotoSource, root: Path) -> str:
+    """Where the gallery finds the photos: relative to the folder it was built from, else absolute."""
     own = source.root.resolve()
-    prefix = own.relative_to(root).as_posix() if own.is_relative_to(root) else own.as_posix()
+    return own.relative_to(root).as_posix() if own.is_relative_to(root) else own.as_posix()
+
+
+def _placed(source: PhotoSource, prefix: str) -> Iterator[Photo]:
     for photo in source:
         yield photo._replace(path=posixpath.normpath(posixpath.join(prefix, photo.path)) if photo.path else "")
 
