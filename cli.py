@@ -178,11 +178,11 @@ def remove(ids: tuple[str, ...], gallery: Path, file: Path | None) -> None:
     fsearch remove s00004-0 s00007-1 --gallery shop.gallery
     """
     from index import catalogue as rows
-    from retrieval import catalogue
+    from retrieval.datasets.tables import read_ids
 
     if bool(ids) == (file is not None):
         raise click.UsageError("give IDs, or --ids FILE")
-    change = rows.remove(gallery, catalogue.read_ids(file) if file is not None else ids)
+    change = rows.remove(gallery, read_ids(file) if file is not None else ids)
     _changed(change, f"{change.removed:,} removed")
 
 

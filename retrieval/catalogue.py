@@ -17,7 +17,6 @@ from index.manifest import Manifest
 from index.table import ROWS_PER_PART
 from retrieval.datasets.readers import PhotoSource
 from retrieval.datasets.records import Photo
-from retrieval.datasets.tables import read_table
 from retrieval.embed import embed
 from retrieval.models import checkpoint
 from retrieval.models.checkpoint import Model
@@ -140,19 +139,3 @@ def _rejected(gallery: Gallery, rejected: list[Rejected], added: set[str], numbe
 def _reasons(rejected: list[Rejected], most: int = 4) -> str:
     common = Counter(each.reason for each in rejected).most_common()
     return ", ".join(f"{count} {reason}" for reason, count in common[:most]) + (", ..." if len(common) > most else "")
-
-
-def read_ids(file: Path) -> list[str]:
-    """Ids from a file: the id column of a CSV or Parquet, or one a line. InputError for a file without any."""
-    if file.suffix.lower() in (".csv", ".parquet"):
-        columns = read_table(file)
-        if "id" not in columns.column_names:
-            raise InputError(f"{file}: no column id; it has {', '.join(columns.column_names)}")
-        return [each for each in columns["id"].to_pylist() if each is not None]
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
-    if not (ids := [line for line in lines if line.strip()]):
-        raise InputError(f"{file}: no ids in it; write one a line")
-    return ids
