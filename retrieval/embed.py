@@ -31,9 +31,10 @@ from tqdm import tqdm
 from index import table
 from index.accelerate import chosen
 from index.build import build_generation, is_current, kept_kind
-from index.errors import DamagedError, GalleryError, InputError, MismatchError
-from index.files import TEMPORARY, atomic_write, file_facts, only_writer, remove, sha256_file
-from index.gallery import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
+from index.create import existing, refuse_taken
+from index.errors import DamagedError, InputError, MismatchError
+from index.files import atomic_write, file_facts, only_writer, remove, sha256_file
+from index.gallery import MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
 from index.recipe import choose
 from index.table import ROWS_PER_PART, Layout, Part
 from retrieval import photos
@@ -249,7 +250,7 @@ def _build(
     index: dict[str, Any], replace: bool, rows_per_part: int, detector: Detector | None, progress: bool,
 ) -> Built:  # fmt: skip
     layout = layout_of(network)
-    old = _existing(path, replace)
+    old = existing(path, replace)
     broken: list[Path] = []
     if old is not None and not replace:
         _refuse_another(old, identity)
@@ -328,20 +329,6 @@ def _reindex(path: Path, kind: str, seed: int, progress: bool, memory: int | Non
     return Gallery.open(path)
 
 
-def _existing(path: Path, replace: bool) -> Gallery | None:
-    """The gallery at ``path``, whatever state its files are in; one whose manifest is damaged can only be replaced."""
-    if not (path / MANIFEST).is_file():
-        return None
-    try:
-        return Gallery(path, Gallery.read_manifest(path))
-    except DamagedError as error:
-        if not replace:
-            raise DamagedError(f"{error}, with --replace") from None
-    atomic_write(path / PLAN, b"{}")  # from here on it is an unfinished build
-    remove(path / MANIFEST)
-    return None
-
-
 def _refuse_another(old: Gallery, identity: dict[str, str]) -> None:
     manifest = old.manifest
     if manifest.changes != Changes():
@@ -385,8 +372,8 @@ def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> Non
                 if begun.get(key) != identity[key]
             ]
             raise MismatchError(f"{path} holds an unfinished build of {'; '.join(said)}: --replace begins again")
-    elif new and path.exists() and not (path.is_dir() and all(f.name.startswith(TEMPORARY) for f in path.iterdir())):
-        raise GalleryError(f"{path} is there and is no gallery: choose another --gallery")
+    elif new:
+        refuse_taken(path, replace)
     atomic_write(plan, json.dumps(identity, indent=1).encode())
 
 

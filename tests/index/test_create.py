@@ -18,7 +18,7 @@ import pytest
 from index import catalogue, create, source
 from index.build import open_index
 from index.create import add_vectors, parse_blocks
-from index.errors import GalleryError, InputError, MismatchError, UnknownNameError
+from index.errors import DamagedError, GalleryError, InputError, MismatchError, UnknownNameError
 from index.exact import as_float32
 from index.files import only_writer
 from index.gallery import Gallery, leftovers, verify
@@ -234,6 +234,27 @@ def test_places_that_are_taken(tmp_path: Path, start: Path) -> None:
     with pytest.raises(MismatchError, match="unfinished build of photos"):
         make(tmp_path / "photos", rows(raw(3)))
     assert make(tmp_path / "photos", rows(raw(3)), replace=True).manifest.photos == 3
+
+
+def test_a_gallery_whose_manifest_is_damaged_or_lost_is_replaced(tmp_path: Path) -> None:
+    file = written(tmp_path / "v.parquet", rows(raw(40)))
+    expected = make(tmp_path / "whole", file).manifest
+    path = make(tmp_path / "g", file).path
+    catalogue.remove(path, ["v1"])
+    manifest = path / "gallery.json"
+    for spoil, error, said in (
+        (lambda: manifest.write_bytes(manifest.read_bytes()[:-9]), DamagedError, r"gallery\.json: damaged.*--replace"),
+        (manifest.unlink, GalleryError, r"g has lost its gallery\.json: restore that file, or --replace"),
+    ):
+        spoil()
+        with pytest.raises(error, match=said):
+            make(path, file)
+        assert make(path, file, replace=True).manifest == expected
+        assert verify(path) == leftovers(path) == []
+        found = {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()}
+        assert found == {"gallery.json", "table/part-00000.parquet", "gen-000001/vectors.f16"}
+    with pytest.raises(GalleryError, match=r"v\.parquet is there and is no gallery"):
+        make(file, file, replace=True)
 
 
 def test_again_and_replaced(tmp_path: Path) -> None:

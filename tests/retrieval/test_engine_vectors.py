@@ -94,6 +94,7 @@ def test_the_commands(path: Path, tmp_path: Path) -> None:
     pq.write_table(rows(), file)
     pq.write_table(rows(N - 5, 20), more)
     assert "to index its vectors, say --vectors embedding" in refused("build-index", file, "-g", tmp_path / "new")
+    assert "is there and is no gallery" in refused("build-index", file, "--vectors", "embedding", "-g", file)
     words: list[Any] = ["build-index", file, "--vectors", "embedding", "--blocks", "Shape=32,color=16"]
     words += ["-g", tmp_path / "new"]
     said = "400 vectors, 48 dimensions, exact index, no model\n"
