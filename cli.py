@@ -104,7 +104,7 @@ def build_index(
         raise click.UsageError("give PHOTOS, or --reindex to index an existing gallery anew")
     if detect and (reindex or vectors is not None):
         raise click.UsageError("--detect crops PHOTOS, not what --vectors or --reindex take")
-    if (vectors is None and blocks) or (vectors is not None and (photos is None or labels or model)):
+    if (vectors is None and blocks is not None) or (vectors is not None and (photos is None or labels or model)):
         raise click.UsageError(
             "--vectors COLUMN goes with a Parquet and --blocks, not with --labels, --model, --reindex"
         )
@@ -112,8 +112,8 @@ def build_index(
         from index.create import create, parse_blocks
 
         made = create(
-            gallery, photos, blocks=parse_blocks(blocks) if blocks else None, vector_column=vectors, kind=recipe,
-            memory=memory, device=device, replace=replace, progress=True,
+            gallery, photos, blocks=None if blocks is None else parse_blocks(blocks), vector_column=vectors,
+            kind=recipe, memory=memory, device=device, replace=replace, progress=True,
         )  # fmt: skip
         click.echo(_summary(made))
         return

@@ -226,7 +226,9 @@ def _layout(blocks: Mapping[str, int] | None, width: int) -> Layout:
     if not width:
         raise InputError("the first vector is empty; every row needs a vector of the same length")
     said = ", ".join(f"{name}={size}" for name, size in blocks.items())
-    if not blocks or any(size < 1 or not name for name, size in blocks.items()) or sum(blocks.values()) != width:
+    if any(size < 1 or not name for name, size in blocks.items()):
+        raise InputError(f"blocks {said}: each needs a name and 1 dimension or more")
+    if sum(blocks.values()) != width:
         raise InputError(
             f"blocks {said} are {sum(blocks.values())} dimensions, the vectors have {width}; make them meet"
         )

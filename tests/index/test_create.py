@@ -148,6 +148,15 @@ def test_a_stream_is_written_as_it_comes(tmp_path: Path, monkeypatch: pytest.Mon
 LISTS = pa.list_(pa.float32())
 
 
+@pytest.mark.parametrize("name", ["id", "embedding", "price"])
+def test_a_column_that_is_there_twice(name: str, tmp_path: Path) -> None:
+    table = rows(raw(2), price=[1, 2])
+    table = table.append_column(name, table[name])
+    for given in (written(tmp_path / "v.parquet", table), table):
+        with pytest.raises(InputError, match=rf"column '{name}' is there twice; rename one"):
+            make(tmp_path / "g", given)
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
@@ -159,7 +168,8 @@ LISTS = pa.list_(pa.float32())
         ({"id": ["a", ""], "embedding": 2}, "column 'id' has a blank cell"),
         ({"id": ["a", "a"], "embedding": 2}, "id 'a' is given twice"),
         ({"id": ["a", "b"], "embedding": pa.array([[1, 2], None], LISTS)}, "id 'b' is null; every row needs 2"),
-        ({"id": ["a", "b"], "embedding": pa.array([None, [1, 2]], LISTS)}, "the first vector is empty"),
+        ({"id": ["a", "b"], "embedding": pa.array([None, [1, 2]], LISTS)}, "the first vector is null"),
+        ({"id": ["a", "b"], "embedding": pa.array([[], [1, 2]], LISTS)}, "the first vector is empty"),
         ({"id": ["a", "b"], "embedding": pa.array([[1, 2], [1]], LISTS)}, "id 'b' has 1 dimensions; every row needs 2"),
         ({"id": ["a", "b"], "embedding": pa.array([[1, 2], [1, None]], LISTS)}, "id 'b' has an empty place"),
         ({"id": ["a", "b"], "embedding": pa.array([[1, 2], [1, np.nan]], LISTS)}, "id 'b' holds NaN"),
@@ -199,13 +209,23 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
         ([rows(raw(3)), rows(raw(3), first=3, more=["x"] * 3)], r"table 2: its columns .* \(see 'more'\)"),
         ([], "no table of vectors was given"),
         ([one, one], "id 'v0' is given twice"),
+        (tmp_path.glob("a*"), "Arrow tables, not as PosixPath in a (generator|map)"),
+        (np.zeros((2, 4)), "not as ndarray in a ndarray"),
+        ({"id": ["a"], "embedding": [[1.0]]}, "not as str in a dict"),
+        ([one, rows(raw(3))], "not as PosixPath in a list"),
+        (None, "Arrow tables, not as NoneType"),
     ):
         with pytest.raises(InputError, match=said):
             make(tmp_path / "g", given)
         assert not (tmp_path / "g").exists()
-    for wrong in ({"blocks": {"look": 95}}, {"blocks": {"look": 96, "no": 0}}, {"blocks": {}}):
-        with pytest.raises(InputError, match=r"dimensions, the vectors have 96"):
-            make(tmp_path / "g", one, **wrong)
+    for wrong, said in (
+        ({"look": 95}, "look=95 are 95 dimensions, the vectors have 96"),
+        ({}, "are 0 dimensions, the vectors have 96"),
+        ({"look": 96, "no": 0}, "no=0: each needs a name and 1 dimension or more"),
+        ({"look": -1, "color": 97}, "look=-1, color=97: each needs a name and 1 dimension"),
+    ):
+        with pytest.raises(InputError, match=said):
+            make(tmp_path / "g", one, blocks=wrong)
     with pytest.raises(UnknownNameError, match="no block 'colour'"):
         make(tmp_path / "g", one, blocks=BLOCKS, weights={"colour": 2})
     with pytest.raises(InputError, match="every block has weight 0"):

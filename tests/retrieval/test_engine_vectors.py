@@ -94,6 +94,8 @@ def test_the_commands(path: Path, tmp_path: Path) -> None:
     pq.write_table(rows(), file)
     pq.write_table(rows(N - 5, 20), more)
     assert "to index its vectors, say --vectors embedding" in refused("build-index", file, "-g", tmp_path / "new")
+    blank = refused("build-index", file, "--vectors", "embedding", "--blocks", "", "-g", tmp_path / "new")
+    assert "blocks '': write each name once" in blank
     assert "is there and is no gallery" in refused("build-index", file, "--vectors", "embedding", "-g", file)
     words: list[Any] = ["build-index", file, "--vectors", "embedding", "--blocks", "Shape=32,color=16"]
     words += ["-g", tmp_path / "new"]
@@ -147,6 +149,7 @@ def test_a_gallery_of_vectors_is_kept_without_torch(path: Path, tmp_path: Path) 
     ("words", "said"),
     [
         (["build-index", "v.parquet", "--blocks", "a=3"], "--vectors COLUMN goes with a Parquet"),
+        (["build-index", "v.parquet", "--blocks", ""], "--vectors COLUMN goes with a Parquet"),
         (["build-index", "v.parquet", "--vectors", "e", "--labels", "l.csv"], "--vectors COLUMN goes with"),
         (["build-index", "--reindex", "--vectors", "e"], "--vectors COLUMN goes with"),
         (["add", "v.parquet", "--vectors", "e", "--labels", "l.csv"], "not from --labels"),
