@@ -38,13 +38,18 @@ class Request:
     set: Mapping[str, str] = field(default_factory=dict)
     old: Mapping[str, str] = field(default_factory=dict)
     weight: Mapping[str, float] = field(default_factory=dict)
-    drop: Sequence[str] = ()
+    drop: str | Sequence[str] = ()
     where: str | Sequence[str] = ()
-    exclude: Sequence[str] = ()  # ids that must not be answers
+    exclude: str | Sequence[str] = ()  # ids that must not be answers
     one_per: str | None = None
     min_score: float | None = None
     text: str | None = None
     keep_reference: bool = False  # ``like``: may the row itself be an answer? (the published protocol says yes)
+
+    def __post_init__(self) -> None:
+        for name in ("drop", "exclude"):  # one name, not its letters
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ def ranked(
     """Rows and raw scores of each request, best first. codes: column -> a number for each row, see Columns.codes."""
     if (topk is not None and topk < 1) or offset < 0:
         raise InputError(f"topk {topk}, offset {offset}: ask for at least 1, from 0 on")
+    if recall is not None and not 0 <= recall <= 1:
+        raise InputError(f"recall {recall}: a recall is a number from 0 to 1")
     answers: list[Any] = [None] * len(prepared.skip)
     groups: dict[tuple[int, str | None], list[int]] = {}
     for i, allowed in enumerate(prepared.allowed):

@@ -213,6 +213,8 @@ def test_nothing_passes_the_filter(engine: Engine) -> None:
         ({"like": "s00000-0", "drop": list(DEFAULT)}, InputError, "every block has weight 0"),
         ({"like": "s00000-0", "topk": 0}, InputError, "topk 0"),
         ({"like": "s00000-0", "offset": -1}, InputError, "offset -1"),
+        *(({"like": "s00000-0", "recall": n}, InputError, f"recall {n}: ") for n in (95, 1.5, -1, float("nan"))),
+        ({"like": "s00000-0", "recall": 2, "topk": None, "min_score": 0.5}, InputError, "a number from 0 to 1"),
         ({"like": "s00000-0", "topk": None}, InputError, "give min_score too"),
         ({"like": "s00000-0", "min_score": float("nan")}, InputError, "min_score nan"),
         ({"like": "s00000-0", "one_per": "colr"}, UnknownNameError, "--one-per: no column 'colr'; nearest: color"),
