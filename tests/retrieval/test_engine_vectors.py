@@ -126,12 +126,12 @@ def test_a_gallery_of_vectors_is_kept_without_torch(path: Path, tmp_path: Path) 
     pq.write_table(rows(N, 20), tmp_path / "more.parquet")
     (tmp_path / "ids.csv").write_text("id\nv1\nv2\n", encoding="utf-8")
     commands = [
-        ["query", "--like", "v9"],
+        ["query", "--like", "v9", "--explain", "--save", str(tmp_path / "sheet.html")],
         ["query", "--batch", str(tmp_path / "ids.csv"), "--out", str(tmp_path / "out.csv")],
         ["add", str(tmp_path / "more.parquet"), "--vectors", "embedding"],
         ["remove", "v0"],
         ["remove", "--ids", str(tmp_path / "ids.csv")],
-        *(["info"], ["verify"], ["duplicates"], ["compact"]),
+        *(["info"], ["verify"], ["duplicates", "--save", str(tmp_path / "pairs.html")], ["compact"]),
     ]
     code = (
         "import json, sys; sys.modules['torch'] = None  # whoever imports it fails\n"
