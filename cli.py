@@ -104,7 +104,7 @@ def build_index(
         raise click.UsageError("give PHOTOS, or --reindex to index an existing gallery anew")
     if detect and (reindex or vectors is not None):
         raise click.UsageError("--detect crops PHOTOS, not what --vectors or --reindex take")
-    if (vectors is None and blocks) or (vectors is not None and (photos is None or labels or model)):
+    if (vectors is None and blocks is not None) or (vectors is not None and (photos is None or labels or model)):
         raise click.UsageError(
             "--vectors COLUMN goes with a Parquet and --blocks, not with --labels, --model, --reindex"
         )
@@ -112,8 +112,8 @@ def build_index(
         from index.create import create, parse_blocks
 
         made = create(
-            gallery, photos, blocks=parse_blocks(blocks) if blocks else None, vector_column=vectors, kind=recipe,
-            memory=memory, device=device, replace=replace, progress=True,
+            gallery, photos, blocks=None if blocks is None else parse_blocks(blocks), vector_column=vectors,
+            kind=recipe, memory=memory, device=device, replace=replace, progress=True,
         )  # fmt: skip
         click.echo(_summary(made))
         return
@@ -178,11 +178,11 @@ def remove(ids: tuple[str, ...], gallery: Path, file: Path | None) -> None:
     fsearch remove s00004-0 s00007-1 --gallery shop.gallery
     """
     from index import catalogue as rows
-    from retrieval import catalogue
+    from retrieval.datasets.tables import read_ids
 
     if bool(ids) == (file is not None):
         raise click.UsageError("give IDs, or --ids FILE")
-    change = rows.remove(gallery, catalogue.read_ids(file) if file is not None else ids)
+    change = rows.remove(gallery, read_ids(file) if file is not None else ids)
     _changed(change, f"{change.removed:,} removed")
 
 

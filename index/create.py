@@ -23,7 +23,7 @@ from index import table
 from index.accelerate import chosen
 from index.build import build_generation, is_current
 from index.catalogue import TAIL_ROWS, Change, append, part_name, refuse_twice
-from index.errors import GalleryError, InputError, MismatchError
+from index.errors import DamagedError, GalleryError, InputError, MismatchError
 from index.files import TEMPORARY, atomic_write, only_writer, remove
 from index.gallery import MANIFEST, PLAN, TABLE, Gallery, remove_leftovers, tidy
 from index.manifest import NO_MODEL, Changes, Manifest
@@ -61,8 +61,9 @@ def create(
     kind, memory, device, seed: see ``build_generation``.
 
     A gallery of the very same files (name, size, time) and arguments is left as it is; another one is a MismatchError
-    unless ``replace``: readers see the old one until the new one is whole. Raises InputError, one line, for a source
-    that cannot be used; nothing is left then. A killed call begins again.
+    unless ``replace``: readers see the old one until the new one is whole. One whose gallery.json is damaged or lost
+    can only be replaced. Raises InputError, one line, for a source that cannot be used; nothing is left then. A killed
+    call begins again.
     """
     path = Path(path)
     stream = opened(source, id_column, vector_column)
@@ -151,10 +152,36 @@ def parse_blocks(text: str) -> dict[str, int]:
     return blocks
 
 
+def existing(path: Path, replace: bool) -> Gallery | None:
+    """The gallery at ``path``, whatever state its files are in; one whose manifest is damaged can only be replaced."""
+    if not (path / MANIFEST).is_file():
+        return None
+    try:
+        return Gallery(path, Gallery.read_manifest(path))
+    except DamagedError as error:
+        if not replace:
+            raise DamagedError(f"{error}, with --replace") from None
+    atomic_write(path / PLAN, b"{}")  # from here on it is an unfinished build
+    remove(path / MANIFEST)
+    return None
+
+
+def refuse_taken(path: Path, replace: bool) -> None:
+    """GalleryError where ``path``, without a manifest or a plan, holds anything but leftovers.
+
+    With ``replace`` a table's parts may lie there: a gallery that lost its gallery.json.
+    """
+    if not path.exists() or (path.is_dir() and all(each.name.startswith(TEMPORARY) for each in path.iterdir())):
+        return
+    if not any((path / TABLE).glob("part-*.parquet")):
+        raise GalleryError(f"{path} is there and is no gallery: choose another --gallery")
+    if not replace:
+        raise GalleryError(f"{path} has lost its {MANIFEST}: restore that file, or --replace builds the gallery anew")
+
+
 def _existing(path: Path, source: str, config: str, replace: bool) -> Gallery | None:
     """The gallery at ``path``, if there is one and it may be kept or replaced."""
-    if (path / MANIFEST).is_file():
-        old = Gallery(path, Gallery.read_manifest(path))
+    if (old := existing(path, replace)) is not None:
         manifest = old.manifest
         rather = "add to it, choose another gallery, or replace this one (--replace)"
         if not replace and manifest.changes != Changes():
@@ -172,8 +199,8 @@ def _existing(path: Path, source: str, config: str, replace: bool) -> Gallery | 
             ours = False
         if not ours and not replace:
             raise MismatchError(f"{path} holds an unfinished build of photos: --replace begins again")
-    elif path.exists() and not all(each.name.startswith(TEMPORARY) for each in path.iterdir()):
-        raise GalleryError(f"{path} is there and is no gallery: choose another place")
+    else:
+        refuse_taken(path, replace)
     return None
 
 
@@ -199,7 +226,9 @@ def _layout(blocks: Mapping[str, int] | None, width: int) -> Layout:
     if not width:
         raise InputError("the first vector is empty; every row needs a vector of the same length")
     said = ", ".join(f"{name}={size}" for name, size in blocks.items())
-    if not blocks or any(size < 1 or not name for name, size in blocks.items()) or sum(blocks.values()) != width:
+    if any(size < 1 or not name for name, size in blocks.items()):
+        raise InputError(f"blocks {said}: each needs a name and 1 dimension or more")
+    if sum(blocks.values()) != width:
         raise InputError(
             f"blocks {said} are {sum(blocks.values())} dimensions, the vectors have {width}; make them meet"
         )

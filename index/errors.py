@@ -35,11 +35,12 @@ class GalleryError(FsearchError):
 
 
 class CapError(GalleryError):
-    """No index of so many rows fits the bytes ``allowed``; the least takes ``needed``."""
+    """No index of so many rows, or none of a kind, fits the bytes ``allowed``; the least takes ``needed``."""
 
-    def __init__(self, rows: int, needed: int, allowed: int) -> None:
-        least = f"the least is {needed}: raise --memory, or use exact"
-        super().__init__(f"no index of {rows} rows fits {allowed} bytes, {least}")
+    def __init__(self, rows: int, needed: int, allowed: int, kind: str = "auto") -> None:
+        what, other = ("index", "use exact") if kind == "auto" else (f"{kind} index", "ask for another kind")
+        least = f"the least is {needed}: raise --memory, or {other}"
+        super().__init__(f"no {what} of {rows} rows fits {allowed} bytes, {least}")
         self.rows, self.needed, self.allowed = rows, needed, allowed
 
 

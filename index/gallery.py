@@ -83,8 +83,11 @@ class Gallery:
         try:
             content = (path / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            begun = (path / TABLE).is_dir() or (path / PLAN).is_file()
-            what = "unfinished; go on" if begun else "no gallery here; make one"
+            what = "no gallery here; make one"
+            if (path / PLAN).is_file():
+                what = "unfinished; go on"
+            elif any((path / TABLE).glob("part-*.parquet")):
+                what = f"has lost its {MANIFEST}; restore that file, or make it anew with --replace,"
             raise GalleryError(f"{path}: {what} with `fsearch build-index PHOTOS --gallery {path}`") from None
         except OSError as error:
             why = f"cannot be read ({error.strerror}); mend that and run again"

@@ -32,7 +32,7 @@ _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mi
 def bytes_of(text: str) -> int:
     """``"2GB"``, ``"1.5 GiB"`` or ``"300000"`` as a number of bytes; InputError for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().casefold())
-    if found is None or found[2] not in ("", "b", *_UNITS):
+    if found is None or found[2] not in ("", "b", *_UNITS) or not math.isfinite(float(found[1]) * 2**40):
         raise InputError(f"{text!r} is no size: write bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB")
     return round(float(found[1]) * _UNITS.get(found[2], 1))
 
@@ -141,20 +141,23 @@ def choose(n: int, d: int, kind: str = "auto", seed: int = 0, dims: int = 64, li
     return Recipe(kind, nlist, 0, 1, rows, seed, dims)
 
 
-def alternatives(n: int, d: int, dims: int, memory: int | None, seed: int = 0) -> list[Recipe]:
-    """The recipes worth trying for n rows: each whose ``resident`` bytes stay within ``memory``.
+def alternatives(
+    n: int, d: int, dims: int, memory: int | None, seed: int = 0, kind: str = "auto"
+) -> list[Recipe]:  # fmt: skip
+    """The recipes worth trying for n rows, or those of a kind: each whose ``resident`` bytes stay within ``memory``.
 
     Without a cap: the graph and the lists. A graph of half the links only where the other does not fit: of a million
     rows it found fewer at the same effort, and a trial on a sample would not show that. CapError when nothing fits.
     """
-    tried = [choose(n, d, "graph", seed, dims), choose(n, d, "graph", seed, dims, links=8)]
-    tried += [choose(n, d, kind, seed, dims) for kind in ("fastscan", "rabitq")]
+    whole, lean = choose(n, d, "graph", seed, dims), choose(n, d, "graph", seed, dims, links=8)
+    tried = [whole, lean, *(choose(n, d, each, seed, dims) for each in ("fastscan", "rabitq"))]
+    tried = [each for each in tried if kind in ("auto", each.kind)] or [choose(n, d, kind, seed)]
     fitting = [each for each in tried if memory is None or each.resident(n, d) <= memory]
-    if tried[0] in fitting:
-        fitting.remove(tried[1])
+    if whole in fitting:
+        fitting.remove(lean)
     if not fitting:
         assert memory is not None
-        raise CapError(n, math.ceil(min(each.resident(n, d) for each in tried)), memory)
+        raise CapError(n, math.ceil(min(each.resident(n, d) for each in tried)), memory, kind)
     return fitting
 
 

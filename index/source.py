@@ -55,7 +55,9 @@ def opened(source: Source, id_column: str = "id", vector_column: str = "embeddin
         if len(first):
             vector = first[vector_column][0].as_py()
             tables = itertools.chain([first], stream.tables)
-            return stream._replace(tables=tables, width=0 if vector is None else len(vector))
+            if vector is None:
+                raise InputError("the first vector is null; every row needs a vector of the same length")
+            return stream._replace(tables=tables, width=len(vector))
     raise InputError(f"{files[0] if files else 'the tables'}: no rows; nothing to index")
 
 
@@ -76,11 +78,8 @@ def _of_files(files: Sequence[Path], id_column: str, vector_column: str) -> Stre
 
 
 def _of_tables(source: Any, id_column: str, vector_column: str) -> Stream:
-    try:
-        given = iter([source] if isinstance(source, pa.Table | pa.RecordBatch) else source)
-    except TypeError:
-        raise InputError(f"{source!r} is no source of vectors; give Parquet files, or Arrow tables") from None
-    whole = (pa.Table.from_batches([each]) if isinstance(each, pa.RecordBatch) else each for each in given)
+    tables = [source] if isinstance(source, pa.Table | pa.RecordBatch) or not isinstance(source, Iterable) else source
+    whole = (_table(each, source) for each in tables)
     if (first := next(whole, None)) is None:
         raise InputError("no table of vectors was given; nothing to index")
     columns = _columns(first.schema, "the first table", id_column, vector_column)
@@ -93,6 +92,15 @@ def _of_tables(source: Any, id_column: str, vector_column: str) -> Stream:
                 yield each.slice(start, ROWS_PER_GROUP)
 
     return Stream(id_column, vector_column, columns, pieces())
+
+
+def _table(each: Any, source: Any) -> pa.Table:
+    if isinstance(each, pa.RecordBatch):
+        return pa.Table.from_batches([each])
+    if not isinstance(each, pa.Table):
+        kind = type(each).__name__ + ("" if each is source else f" in a {type(source).__name__}")
+        raise InputError(f"vectors come as a Parquet file, a list of them, a folder, or Arrow tables, not as {kind}")
+    return each
 
 
 def _alike(found: Sequence[str], columns: Sequence[str], where: str, first: str) -> None:
@@ -126,13 +134,16 @@ def _parquet(file: Path) -> pq.ParquetFile:
 def _columns(schema: pa.Schema, where: str, id_column: str, vector_column: str) -> list[str]:
     """The columns that are read: id, vector, and all others of one value a row."""
     for name in (id_column, vector_column):
-        if schema.names.count(name) != 1:
+        if name not in schema.names:
             raise InputError(f"{where}: no column {name!r}; {table.nearest(name, schema.names)}")
-    kind = schema.field(vector_column).type
+    kind = schema.types[schema.names.index(vector_column)]
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not lists or not pa.types.is_floating(kind.value_type):
         raise InputError(f"{where}: column {vector_column!r} holds {kind}, not lists of floats; name another column")
     plain = [each.name for each in schema if not (pa.types.is_nested(each.type) or _is_binary(each.type))]
+    for name in (id_column, vector_column, *plain):
+        if schema.names.count(name) > 1:
+            raise InputError(f"{where}: column {name!r} is there twice; rename one of them")
     return [id_column, vector_column, *(name for name in plain if name not in (id_column, vector_column))]
 
 

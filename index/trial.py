@@ -10,11 +10,10 @@ from tqdm import tqdm
 
 from index import approximate, tuning
 from index.approximate import ApproximateIndex
-from index.errors import GalleryError
 from index.exact import as_float32
 from index.hits import Rows
 from index.projection import choose_dims
-from index.recipe import Recipe, alternatives, choose, for_rows, with_copy
+from index.recipe import Recipe, alternatives, for_rows, with_copy
 from index.table import Layout
 from index.vectors import taken
 
@@ -36,19 +35,14 @@ def fitted(
     that fits ``memory`` bytes over TRIAL_ROWS rows and takes the one that answers fastest at a recall@10 of 0.95, or
     comes nearest. Work grows slower than rows on a graph, and as fast in lists: such a sample flatters lists. Under
     TRIAL_FROM rows the first that fits is taken: building it takes no longer than trying all. What memory is left may
-    hold a copy of the vectors (``recipe.with_copy``).
+    hold a copy of the vectors (``recipe.with_copy``). CapError where none of ``kind`` fits ``memory``.
     """
     n, dim = mapped.shape
-    if kind == "ivfpq":
-        only = choose(n, dim, kind, seed)
-        if memory is not None and only.resident(n, dim) > memory:
-            raise GalleryError(_too_large(kind, n, memory))
-        return with_copy(only, n, dim, memory)
+    if kind == "ivfpq":  # which codes the vectors as they are
+        return with_copy(alternatives(n, dim, 0, memory, seed, kind)[0], n, dim, memory)
     sample, dims = projected(lambda rows: taken(mapped, rows), n, layout, weights, seed)
     starts = np.array([block.start for block in layout.blocks])
-    fitting = [each for each in alternatives(n, dim, dims, memory, seed) if kind in ("auto", each.kind)]
-    if not fitting:
-        raise GalleryError(_too_large(kind, n, memory))
+    fitting = alternatives(n, dim, dims, memory, seed, kind)
     if kind != "auto" or n < TRIAL_FROM:
         return with_copy(fitting[0], n, dim, memory)
     trials: list[tuple[float, float, int]] = []
@@ -69,7 +63,3 @@ def projected(
     sample = take(np.sort(np.random.default_rng(seed).choice(n, min(n, TRIAL_ROWS), replace=False)))
     starts = np.array([block.start for block in layout.blocks])
     return sample, choose_dims(as_float32(sample), starts, layout.scale(weights), seed)
-
-
-def _too_large(kind: str, n: int, memory: int | None) -> str:
-    return f"a {kind} index of {n} rows does not fit {memory} bytes; raise --memory, or ask for another kind"

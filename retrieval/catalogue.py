@@ -17,7 +17,6 @@ from index.manifest import Manifest
 from index.table import ROWS_PER_PART
 from retrieval.datasets.readers import PhotoSource
 from retrieval.datasets.records import Photo
-from retrieval.datasets.tables import read_table
 from retrieval.embed import embed
 from retrieval.models import checkpoint
 from retrieval.models.checkpoint import Model
@@ -74,10 +73,11 @@ def add_photos(
         if (path / PLAN).exists():  # parts of an interrupted --replace, which may have other columns
             tidy(path, manifest)
         remove_leftovers(path)
-        first = manifest.next_part
+        first, prefix = manifest.next_part, _prefix(source, Path(manifest.source["path"]))
+        identity = {"model": network.fingerprint, "config": manifest.config_fingerprint, "source": listing}
         parts, rejected = embed(
-            _placed(source, Path(manifest.source["path"])), len(source), manifest.labels, network, path / TABLE,
-            {"model": network.fingerprint, "config": manifest.config_fingerprint, "source": listing},
+            _placed(source, prefix), len(source), manifest.labels, network, path / TABLE,
+            identity | {"added from": ascii(prefix)},  # not the rows that a build of the same listing has
             first_part=first, rows_per_part=rows_per_part, detector=detector, progress=progress,
         )  # fmt: skip
         if not sum(part.rows for part in parts):
@@ -113,10 +113,13 @@ def _model(gallery: Gallery) -> Model:
     return network
 
 
-def _placed(source: PhotoSource, root: Path) -> Iterator[Photo]:
-    """The photos with paths as the gallery finds them: relative to the folder it was built from, else absolute."""
+def _prefix(source: PhotoSource, root: Path) -> str:
+    """Where the gallery finds the photos: relative to the folder it was built from, else absolute."""
     own = source.root.resolve()
-    prefix = own.relative_to(root).as_posix() if own.is_relative_to(root) else own.as_posix()
+    return own.relative_to(root).as_posix() if own.is_relative_to(root) else own.as_posix()
+
+
+def _placed(source: PhotoSource, prefix: str) -> Iterator[Photo]:
     for photo in source:
         yield photo._replace(path=posixpath.normpath(posixpath.join(prefix, photo.path)) if photo.path else "")
 
@@ -138,19 +141,3 @@ def _rejected(gallery: Gallery, rejected: list[Rejected], added: set[str], numbe
 def _reasons(rejected: list[Rejected], most: int = 4) -> str:
     common = Counter(each.reason for each in rejected).most_common()
     return ", ".join(f"{count} {reason}" for reason, count in common[:most]) + (", ..." if len(common) > most else "")
-
-
-def read_ids(file: Path) -> list[str]:
-    """Ids from a file: the id column of a CSV or Parquet, or one a line. InputError for a file without any."""
-    if file.suffix.lower() in (".csv", ".parquet"):
-        columns = read_table(file)
-        if "id" not in columns.column_names:
-            raise InputError(f"{file}: no column id; it has {', '.join(columns.column_names)}")
-        return [each for each in columns["id"].to_pylist() if each is not None]
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
-    if not (ids := [line for line in lines if line.strip()]):
-        raise InputError(f"{file}: no ids in it; write one a line")
-    return ids

@@ -31,9 +31,10 @@ from tqdm import tqdm
 from index import table
 from index.accelerate import chosen
 from index.build import build_generation, is_current, kept_kind
-from index.errors import DamagedError, GalleryError, InputError, MismatchError
-from index.files import TEMPORARY, atomic_write, file_facts, only_writer, remove, sha256_file
-from index.gallery import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
+from index.create import existing, refuse_taken
+from index.errors import DamagedError, InputError, MismatchError
+from index.files import atomic_write, file_facts, only_writer, remove, sha256_file
+from index.gallery import MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
 from index.recipe import choose
 from index.table import ROWS_PER_PART, Layout, Part
 from retrieval import photos
@@ -104,13 +105,14 @@ def embed(
     """Write the table's parts into ``folder``; parts that an earlier run of the same build finished are kept.
 
     source: ``total`` photos in a stable order. labels: the label columns to store. footer: what identifies the build;
-    a part is kept only if its footer says the same. detector: each photo is cropped to its best
-    box. Parts are named part-NNNNN.parquet from ``first_part`` on.
+    a part is kept only if its footer says the same, no more and no less, and it has the same columns. detector: each
+    photo is cropped to its best box. Parts are named part-NNNNN.parquet from ``first_part`` on.
     Returns the parts and every photo that is not in them, both in listing order.
     """
     parts: list[Part] = []
     rejected: list[Rejected] = []
     listing = iter(source)
+    schema = table.schema(layout_of(model), labels, list(model.memory.vocabulary))
     with (
         _workers() as pool,
         tqdm(total=total, desc="embed", unit="photo", disable=None if progress else True) as bar,
@@ -119,9 +121,9 @@ def embed(
             span = list(islice(listing, rows_per_part))
             path = folder / f"part-{first_part + number:05d}.parquet"
             wanted = footer | {"span": f"{number * rows_per_part}+{len(span)}"}
-            part, lost = _finished(path, wanted)
+            part, lost = _finished(path, wanted, schema.names)
             if part is None:
-                part, lost = _write(pool, span, labels, model, path, wanted, limits, detector, bar)
+                part, lost = _write(pool, span, labels, model, schema, path, wanted, limits, detector, bar)
             else:
                 bar.update(len(span))
                 if not bar.disable:  # a quiet bar has no such field
@@ -131,15 +133,15 @@ def embed(
     return parts, rejected
 
 
-def _finished(path: Path, wanted: dict[str, str]) -> tuple[Part | None, list[Rejected]]:
-    """The part an earlier run left at ``path``, if it is whole and of this build."""
+def _finished(path: Path, wanted: dict[str, str], columns: list[str]) -> tuple[Part | None, list[Rejected]]:
+    """The part an earlier run left at ``path``, if it is whole and of this build: add and --replace number alike."""
     if not path.is_file():
         return None, []
     try:
         footer = table.read_metadata(path)
-        if {key: footer.get(key) for key in wanted} != wanted:
+        if {key: footer[key] for key in footer if key != "rejected"} != wanted or table.column_names(path) != columns:
             return None, []
-        rows = table.read_columns([path], table.column_names(path)).num_rows  # checks every page
+        rows = table.read_columns([path], columns).num_rows  # checks every page
     except DamagedError:
         return None, []
     facts = file_facts(path)
@@ -149,10 +151,9 @@ def _finished(path: Path, wanted: dict[str, str]) -> tuple[Part | None, list[Rej
 
 
 def _write(
-    pool: ThreadPoolExecutor, span: Sequence[Photo], labels: Sequence[str], model: Model, path: Path,
+    pool: ThreadPoolExecutor, span: Sequence[Photo], labels: Sequence[str], model: Model, schema: pa.Schema, path: Path,
     footer: dict[str, str], limits: photos.Limits, detector: Detector | None, bar: tqdm,
 ) -> tuple[Part, list[Rejected]]:  # fmt: skip
-    schema = table.schema(layout_of(model), labels, list(model.memory.vocabulary))
     groups = [span[at : at + BATCH] for at in range(0, len(span), BATCH)]
     batches: list[pa.RecordBatch] = []
     rejected: list[Rejected] = []
@@ -249,7 +250,7 @@ def _build(
     index: dict[str, Any], replace: bool, rows_per_part: int, detector: Detector | None, progress: bool,
 ) -> Built:  # fmt: skip
     layout = layout_of(network)
-    old = _existing(path, replace)
+    old = existing(path, replace)
     broken: list[Path] = []
     if old is not None and not replace:
         _refuse_another(old, identity)
@@ -328,20 +329,6 @@ def _reindex(path: Path, kind: str, seed: int, progress: bool, memory: int | Non
     return Gallery.open(path)
 
 
-def _existing(path: Path, replace: bool) -> Gallery | None:
-    """The gallery at ``path``, whatever state its files are in; one whose manifest is damaged can only be replaced."""
-    if not (path / MANIFEST).is_file():
-        return None
-    try:
-        return Gallery(path, Gallery.read_manifest(path))
-    except DamagedError as error:
-        if not replace:
-            raise DamagedError(f"{error}, with --replace") from None
-    atomic_write(path / PLAN, b"{}")  # from here on it is an unfinished build
-    remove(path / MANIFEST)
-    return None
-
-
 def _refuse_another(old: Gallery, identity: dict[str, str]) -> None:
     manifest = old.manifest
     if manifest.changes != Changes():
@@ -385,8 +372,8 @@ def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> Non
                 if begun.get(key) != identity[key]
             ]
             raise MismatchError(f"{path} holds an unfinished build of {'; '.join(said)}: --replace begins again")
-    elif new and path.exists() and not (path.is_dir() and all(f.name.startswith(TEMPORARY) for f in path.iterdir())):
-        raise GalleryError(f"{path} is there and is no gallery: choose another --gallery")
+    elif new:
+        refuse_taken(path, replace)
     atomic_write(plan, json.dumps(identity, indent=1).encode())
 
 

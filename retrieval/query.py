@@ -46,6 +46,11 @@ class Request:
     text: str | None = None
     keep_reference: bool = False  # ``like``: may the row itself be an answer? (the published protocol says yes)
 
+    def __post_init__(self) -> None:
+        for name in ("drop", "exclude"):  # one name, not its letters
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,))
+
 
 @dataclass(frozen=True)
 class Edit:

@@ -52,11 +52,13 @@ def framing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def wanted(detect: bool, detector: Path | None) -> Detector | None:
     """The detector, where one is asked for."""
-    from retrieval.detection.model import read
-
     if detector is not None and not detect and not _from_environment():
         raise click.UsageError("--detector FILE goes with --detect")
-    return read(detector) if detect else None
+    if not detect:
+        return None  # and torch stays unloaded
+    from retrieval.detection.model import read
+
+    return read(detector)
 
 
 def finding(detect: str | None, detector: Path | None) -> Callable[[Path], tuple[int, int, int, int] | None] | None:

@@ -36,6 +36,22 @@ def read_table(file: Path) -> pa.Table:
     return pa.table(columns)
 
 
+def read_ids(file: Path) -> list[str]:
+    """Ids from a file: the id column of a CSV or Parquet, or one a line. InputError for a file without any."""
+    if file.suffix.lower() in (".csv", ".parquet"):
+        columns = read_table(file)
+        if "id" not in columns.column_names:
+            raise InputError(f"{file}: no column id; it has {', '.join(columns.column_names)}")
+        return [each for each in columns["id"].to_pylist() if each is not None]
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
+    if not (ids := [line for line in lines if line.strip()]):
+        raise InputError(f"{file}: no ids in it; write one a line")
+    return ids
+
+
 def _read_csv(file: Path) -> pa.Table:
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:

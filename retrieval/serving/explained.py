@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -11,12 +12,14 @@ from PIL import Image
 from retrieval import photos
 from retrieval.datasets.records import Cropped
 from retrieval.engine import Engine, Result
-from retrieval.explain.attribute import Explanation
-from retrieval.explain.branches import Branches
 from retrieval.explain.shares import deciding
-from retrieval.explain.similar import Alike, similar
 from retrieval.serving import heat as pictures
 from retrieval.serving.sheet import Row, Tile, save_sheet
+
+if TYPE_CHECKING:
+    from retrieval.explain.attribute import Explanation
+    from retrieval.explain.branches import Branches
+    from retrieval.explain.similar import Alike
 
 
 def save_explanations(
@@ -106,6 +109,8 @@ def why_rows(
     told = [hit.shares for hit in result.hits if hit.shares is not None]
     if not told or result.vector is None or not engine.gallery.manifest.has_model:
         return []
+    from retrieval.explain.similar import similar  # loads torch
+
     source: photos.Source | None
     if isinstance(reference, Path):
         source, title = reference if box is None else Cropped(reference, box), reference.name

@@ -46,7 +46,9 @@ def test_sizes(text: str, size: int) -> None:
     assert bytes_of(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "2 G", "-1", "1e9", "2,5GB", "1.GB", "two", "2GBs"])
+@pytest.mark.parametrize(
+    "text", ["", "GB", "2 G", "-1", "1e9", "2,5GB", "1.GB", "two", "2GBs", "9" * 320, "9" * 300 + "TB"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(InputError, match="is no size: write bytes"):
         bytes_of(text)
@@ -89,7 +91,8 @@ def test_a_kind_that_does_not_fit_is_refused_and_nothing_changes(path: Path, kin
 def test_the_refusal_says_what_it_takes(path: Path) -> None:
     recipe = choose(ROWS, 96, "ivfpq")
     need = math.ceil(recipe.resident(ROWS, 96))
-    with pytest.raises(GalleryError, match=rf"a ivfpq index of {ROWS} rows does not fit {need - 1} bytes"):
+    said = rf"no ivfpq index of {ROWS} rows fits {need - 1} bytes, the least is {need}: raise --memory"
+    with pytest.raises(GalleryError, match=said):
         build_generation(Gallery.open(path), "ivfpq", memory=need - 1)
     build_generation(Gallery.open(path), "ivfpq", memory=need)
 

@@ -18,7 +18,7 @@ import pytest
 from index import catalogue, create, source
 from index.build import open_index
 from index.create import add_vectors, parse_blocks
-from index.errors import GalleryError, InputError, MismatchError, UnknownNameError
+from index.errors import DamagedError, GalleryError, InputError, MismatchError, UnknownNameError
 from index.exact import as_float32
 from index.files import only_writer
 from index.gallery import Gallery, leftovers, verify
@@ -148,6 +148,15 @@ def test_a_stream_is_written_as_it_comes(tmp_path: Path, monkeypatch: pytest.Mon
 LISTS = pa.list_(pa.float32())
 
 
+@pytest.mark.parametrize("name", ["id", "embedding", "price"])
+def test_a_column_that_is_there_twice(name: str, tmp_path: Path) -> None:
+    table = rows(raw(2), price=[1, 2])
+    table = table.append_column(name, table[name])
+    for given in (written(tmp_path / "v.parquet", table), table):
+        with pytest.raises(InputError, match=rf"column '{name}' is there twice; rename one"):
+            make(tmp_path / "g", given)
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
@@ -159,7 +168,8 @@ LISTS = pa.list_(pa.float32())
         ({"id": ["a", ""], "embedding": 2}, "column 'id' has a blank cell"),
         ({"id": ["a", "a"], "embedding": 2}, "id 'a' is given twice"),
         ({"id": ["a", "b"], "embedding": pa.array([[1, 2], None], LISTS)}, "id 'b' is null; every row needs 2"),
-        ({"id": ["a", "b"], "embedding": pa.array([None, [1, 2]], LISTS)}, "the first vector is empty"),
+        ({"id": ["a", "b"], "embedding": pa.array([None, [1, 2]], LISTS)}, "the first vector is null"),
+        ({"id": ["a", "b"], "embedding": pa.array([[], [1, 2]], LISTS)}, "the first vector is empty"),
         ({"id": ["a", "b"], "embedding": pa.array([[1, 2], [1]], LISTS)}, "id 'b' has 1 dimensions; every row needs 2"),
         ({"id": ["a", "b"], "embedding": pa.array([[1, 2], [1, None]], LISTS)}, "id 'b' has an empty place"),
         ({"id": ["a", "b"], "embedding": pa.array([[1, 2], [1, np.nan]], LISTS)}, "id 'b' holds NaN"),
@@ -199,13 +209,23 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
         ([rows(raw(3)), rows(raw(3), first=3, more=["x"] * 3)], r"table 2: its columns .* \(see 'more'\)"),
         ([], "no table of vectors was given"),
         ([one, one], "id 'v0' is given twice"),
+        (tmp_path.glob("a*"), "Arrow tables, not as PosixPath in a (generator|map)"),
+        (np.zeros((2, 4)), "not as ndarray in a ndarray"),
+        ({"id": ["a"], "embedding": [[1.0]]}, "not as str in a dict"),
+        ([one, rows(raw(3))], "not as PosixPath in a list"),
+        (None, "Arrow tables, not as NoneType"),
     ):
         with pytest.raises(InputError, match=said):
             make(tmp_path / "g", given)
         assert not (tmp_path / "g").exists()
-    for wrong in ({"blocks": {"look": 95}}, {"blocks": {"look": 96, "no": 0}}, {"blocks": {}}):
-        with pytest.raises(InputError, match=r"dimensions, the vectors have 96"):
-            make(tmp_path / "g", one, **wrong)
+    for wrong, said in (
+        ({"look": 95}, "look=95 are 95 dimensions, the vectors have 96"),
+        ({}, "are 0 dimensions, the vectors have 96"),
+        ({"look": 96, "no": 0}, "no=0: each needs a name and 1 dimension or more"),
+        ({"look": -1, "color": 97}, "look=-1, color=97: each needs a name and 1 dimension"),
+    ):
+        with pytest.raises(InputError, match=said):
+            make(tmp_path / "g", one, blocks=wrong)
     with pytest.raises(UnknownNameError, match="no block 'colour'"):
         make(tmp_path / "g", one, blocks=BLOCKS, weights={"colour": 2})
     with pytest.raises(InputError, match="every block has weight 0"):
@@ -234,6 +254,27 @@ def test_places_that_are_taken(tmp_path: Path, start: Path) -> None:
     with pytest.raises(MismatchError, match="unfinished build of photos"):
         make(tmp_path / "photos", rows(raw(3)))
     assert make(tmp_path / "photos", rows(raw(3)), replace=True).manifest.photos == 3
+
+
+def test_a_gallery_whose_manifest_is_damaged_or_lost_is_replaced(tmp_path: Path) -> None:
+    file = written(tmp_path / "v.parquet", rows(raw(40)))
+    expected = make(tmp_path / "whole", file).manifest
+    path = make(tmp_path / "g", file).path
+    catalogue.remove(path, ["v1"])
+    manifest = path / "gallery.json"
+    for spoil, error, said in (
+        (lambda: manifest.write_bytes(manifest.read_bytes()[:-9]), DamagedError, r"gallery\.json: damaged.*--replace"),
+        (manifest.unlink, GalleryError, r"g has lost its gallery\.json: restore that file, or --replace"),
+    ):
+        spoil()
+        with pytest.raises(error, match=said):
+            make(path, file)
+        assert make(path, file, replace=True).manifest == expected
+        assert verify(path) == leftovers(path) == []
+        found = {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()}
+        assert found == {"gallery.json", "table/part-00000.parquet", "gen-000001/vectors.f16"}
+    with pytest.raises(GalleryError, match=r"v\.parquet is there and is no gallery"):
+        make(file, file, replace=True)
 
 
 def test_again_and_replaced(tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ def test_open_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match=r"no gallery here; make one with `fsearch build-index"):
         Gallery.open(tmp_path / "nowhere")
     (tmp_path / "half" / "table").mkdir(parents=True)
+    (tmp_path / "half" / "table" / "part-00000.parquet").touch()
+    with pytest.raises(GalleryError, match=r"lost its gallery.json; restore that file, or make it anew with --replace"):
+        Gallery.open(tmp_path / "half")
+    (tmp_path / "half" / "building.json").touch()
     with pytest.raises(GalleryError, match=r"unfinished; go on with `fsearch build-index"):
         Gallery.open(tmp_path / "half")
     assert verify(tmp_path / "half")[0].startswith(f"{tmp_path / 'half'}: unfinished")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from index import trial, tuning
 from index.approximate import ApproximateIndex
-from index.errors import GalleryError
+from index.errors import CapError, GalleryError
 from index.projection import choose_dims
 from index.recipe import Recipe
 from index.table import Layout
@@ -39,7 +41,8 @@ def test_the_kind_asked_is_what_is_got(mapped: np.ndarray, layout: Layout, kind:
     assert (recipe.dims > 0) == (kind != "ivfpq")
     cap = int(recipe.resident(N, 96))
     if kind != "graph":  # which has a leaner one
-        with pytest.raises(GalleryError, match=rf"{kind} index of {N} rows does not fit|the least is"):
+        said = rf"no {kind} index of {N} rows fits {cap - 1} bytes, the least is ({cap}|{cap + 1}): raise --memory"
+        with pytest.raises(CapError, match=said):
             fitted(mapped, layout, WEIGHTS, kind, memory=cap - 1)
     assert fitted(mapped, layout, WEIGHTS, kind, memory=cap + 1).kind == kind
 
@@ -54,8 +57,11 @@ def test_a_cap_makes_it_leaner(mapped: np.ndarray, layout: Layout) -> None:
         GalleryError, match="no index of 3000 rows fits 1000 bytes, the least is [0-9]+: raise --memory"
     ):
         fitted(mapped, layout, WEIGHTS, memory=1000)
-    with pytest.raises(GalleryError, match="a graph index of 3000 rows does not fit .* raise --memory, or ask"):
-        fitted(mapped, layout, WEIGHTS, "graph", memory=int(lists.resident(N, 96)) + 1)
+    for memory in (1000, int(lists.resident(N, 96)) + 1):  # the least of all kinds would be too small for a graph
+        with pytest.raises(CapError, match="no graph index of 3000 rows fits .* raise --memory, or ask") as caught:
+            fitted(mapped, layout, WEIGHTS, "graph", memory=memory)
+        assert caught.value.needed == math.ceil(leaner.resident(N, 96))
+        assert fitted(mapped, layout, WEIGHTS, "graph", memory=caught.value.needed) == leaner
 
 
 def test_larger_galleries_are_tried(mapped: np.ndarray, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from retrieval.datasets.readers import PhotoSource, open_photos
 from retrieval.engine import Engine
 from retrieval.evaluation import bench
 from retrieval.serving.pages import save_result
-from tests.conftest import files_of
+from tests.conftest import files_of, table_of
 
 FIRST = 80
 
@@ -191,6 +191,40 @@ def test_an_addition_does_not_go_on_with_a_replacement(
     assert verify(first) == []
     assert remains(first) == []
     assert Gallery.open(first).columns(["color"]).num_rows == FIRST + 2
+
+
+def test_parts_that_another_command_left_are_made_anew(
+    first: Path, halves: tuple[Path, Path], tiny_model: Path, build: Callable[..., Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An unfinished replacement and an unfinished addition have parts of the same photos under the same numbers."""
+    plain = halves[1] / "photos"  # without labels
+    other = Path(shutil.copytree(first, tmp_path / "other"))
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    expected = add(plain, Path(shutil.copytree(first, tmp_path / "added")), rows_per_part=32).gallery
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "build_generation", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(plain, first, tiny_model, replace=True)
+    assert len(list((first / "table").iterdir())) == 3 + 2
+    assert add(plain, first, rows_per_part=32).added == 40
+    assert table_of(first).equals(table_of(expected.path))
+    assert verify(first) == []
+    assert rows.compact(first).gallery.manifest.photos == 120
+
+    anew = build(plain, tmp_path / "anew", tiny_model).gallery
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "append", stop)
+        with pytest.raises(KeyboardInterrupt):
+            add(plain, other, rows_per_part=32)
+    assert len(list((other / "table").iterdir())) == 3 + 2
+    replaced = build(plain, other, tiny_model, replace=True).gallery
+    assert table_of(other).equals(table_of(anew.path))
+    assert replaced.manifest.labels == []
+    assert verify(other) == []
 
 
 def test_what_cannot_be_added_is_listed_and_replaces_nothing(

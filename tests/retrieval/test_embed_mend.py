@@ -218,6 +218,19 @@ def test_a_damaged_manifest_can_only_be_replaced(
     assert verify(copy) == []
 
 
+def test_a_gallery_that_lost_its_manifest_can_only_be_replaced(
+    garment_photos: Path, tiny_model: Path, shop: Path, build: Callable[..., Any], copy: Path
+) -> None:
+    (copy / "gallery.json").unlink()
+    with pytest.raises(GalleryError, match=r"has lost its gallery.json: restore that file, or --replace"):
+        build(garment_photos, copy, tiny_model)
+    assert len(files_of(copy)) == len(files_of(shop)) - 1
+    build(garment_photos, copy, tiny_model, replace=True)
+    assert sums(copy) == sums(shop)
+    assert files_of(copy) == files_of(shop)
+    assert verify(copy) == []
+
+
 def test_a_folder_left_by_a_kill_at_the_very_start_is_taken(
     garment_photos: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

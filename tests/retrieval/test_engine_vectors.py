@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,9 @@ def test_the_commands(path: Path, tmp_path: Path) -> None:
     pq.write_table(rows(), file)
     pq.write_table(rows(N - 5, 20), more)
     assert "to index its vectors, say --vectors embedding" in refused("build-index", file, "-g", tmp_path / "new")
+    blank = refused("build-index", file, "--vectors", "embedding", "--blocks", "", "-g", tmp_path / "new")
+    assert "blocks '': write each name once" in blank
+    assert "is there and is no gallery" in refused("build-index", file, "--vectors", "embedding", "-g", file)
     words: list[Any] = ["build-index", file, "--vectors", "embedding", "--blocks", "Shape=32,color=16"]
     words += ["-g", tmp_path / "new"]
     said = "400 vectors, 48 dimensions, exact index, no model\n"
@@ -116,10 +121,35 @@ def test_the_commands(path: Path, tmp_path: Path) -> None:
     assert "has no attributes to edit" in refused("query", "--like", "v9", "--set", "color=red", "-g", path)
 
 
+def test_a_gallery_of_vectors_is_kept_without_torch(path: Path, tmp_path: Path) -> None:
+    """Loading it takes seconds, and nothing here needs it."""
+    pq.write_table(rows(N, 20), tmp_path / "more.parquet")
+    (tmp_path / "ids.csv").write_text("id\nv1\nv2\n", encoding="utf-8")
+    commands = [
+        ["query", "--like", "v9", "--explain", "--save", str(tmp_path / "sheet.html")],
+        ["query", "--batch", str(tmp_path / "ids.csv"), "--out", str(tmp_path / "out.csv")],
+        ["add", str(tmp_path / "more.parquet"), "--vectors", "embedding"],
+        ["remove", "v0"],
+        ["remove", "--ids", str(tmp_path / "ids.csv")],
+        *(["info"], ["verify"], ["duplicates", "--save", str(tmp_path / "pairs.html")], ["compact"]),
+    ]
+    code = (
+        "import json, sys; sys.modules['torch'] = None  # whoever imports it fails\n"
+        "from cli import main\n"
+        "for words in json.loads(sys.argv[1]): main([*words, '-g', sys.argv[2]], standalone_mode=False)"
+    )
+    command = [sys.executable, "-c", code, json.dumps(commands), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert "2 queries answered, 0 failed" in done.stdout
+    assert "3 rows dropped: 417 vectors" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["build-index", "v.parquet", "--blocks", "a=3"], "--vectors COLUMN goes with a Parquet"),
+        (["build-index", "v.parquet", "--blocks", ""], "--vectors COLUMN goes with a Parquet"),
         (["build-index", "v.parquet", "--vectors", "e", "--labels", "l.csv"], "--vectors COLUMN goes with"),
         (["build-index", "--reindex", "--vectors", "e"], "--vectors COLUMN goes with"),
         (["add", "v.parquet", "--vectors", "e", "--labels", "l.csv"], "not from --labels"),

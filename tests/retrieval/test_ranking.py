@@ -47,6 +47,8 @@ def test_excluded_ids_are_left_out_and_the_answer_stays_full(engine: Engine) -> 
         kept = [key for key in everything if key not in out]
         assert [key for _, key in listed(engine, topk=12, exclude=out)] == kept[:12]
     assert listed(engine, exclude=everything) == []
+    assert listed(engine, exclude=everything[0]) == listed(engine, exclude=everything[:1])  # one id, not its letters
+    assert engine.query(like="s00004-1", drop="color") == engine.query(like="s00004-1", drop=["color"])
 
 
 @pytest.mark.parametrize("column", ["style", "color", "sleeve", "domain", "id", "width", "predicted_color"])
