@@ -372,7 +372,7 @@ def test_a_compaction_that_fails_leaves_nothing(
 ) -> None:
     catalogue.remove(path, ["item-00003"])
     before = contents(path)
-    with pytest.raises(GalleryError, match="does not fit 1000 bytes"):
+    with pytest.raises(GalleryError, match="no ivfpq index of 1499 rows fits 1000 bytes"):
         catalogue.compact(path, "ivfpq", memory=1000)
     with monkeypatch.context() as patch:
         patch.setattr(catalogue, "build_generation", interrupted)

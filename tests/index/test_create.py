@@ -321,7 +321,7 @@ def test_vectors_are_added_and_replace(tmp_path: Path, start: Path) -> None:
     assert verify(path) == []
     before = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
     for wrong, said in (
-        (None, "None is no source of vectors"),
+        (None, "not as NoneType"),
         (rows(raw(2), m=["x", "y"]), "no column 'm'"),
         (rows(raw(2)[:, :50]), "id 'v0' has 50 dimensions; every row needs 96"),
         (pa.concat_tables([rows(raw(2)), rows(raw(2))]), "given twice"),
