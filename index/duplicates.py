@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -146,7 +147,7 @@ def _write(part: Path, print_: str, found: list[Found]) -> Found:
 def _read(part: Path | None, print_: str) -> Found:
     """What an interrupted run of this very search kept; nothing where there is none."""
     nothing = Found(0, np.zeros(0, np.int64), np.zeros(0, np.int64))
-    if part is None or not part.is_file():
+    if part is None or not os.path.isfile(part):
         return nothing
     content = part.read_bytes()
     if hashlib.sha256(content[32:]).digest() != content[:32]:
