@@ -177,7 +177,12 @@ def test_a_batch_is_answered_in_the_order_it_was_asked(
     scorer = faiss.IndexScalarQuantizer(96, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     scorer.add(as_float32(structured))
     index = ApproximateIndex(whole.index, structured, whole.tuning, scorer)
+    calls: list[int] = []
+    monkeypatch.setattr(graph, "walk_order", lambda queries: calls.append(len(queries)) or order)
+    index.search(asked, 5, nprobe=16, rerank=16)
+    assert not calls  # a short walk gains less than the order takes
     together = index.search(asked, 5, nprobe=64, rerank=32)
+    assert calls == [700]
     monkeypatch.setattr(approximate, "ORDERED_FROM", 10**9)
     assert np.array_equal(index.search(asked, 5, nprobe=64, rerank=32).rows, together.rows)
     assert (together.rows == np.arange(700)[:, None]).any(axis=1).mean() > 0.97
