@@ -21,7 +21,7 @@ from retrieval.commands.explain import explain
 from retrieval.commands.generate import generate
 from retrieval.commands.info import info
 from retrieval.commands.mine import mine
-from retrieval.commands.options import FOLDER, INTERRUPTED, RESUMES
+from retrieval.commands.options import FOLDER, INTERRUPTED, RESUMES, Share
 from retrieval.commands.options import gallery as _gallery
 from retrieval.commands.outfit import outfit
 from retrieval.commands.train_detector import train_detector
@@ -231,7 +231,7 @@ def _summary(gallery: Any) -> str:
 @click.option("--min-score", type=float, metavar="NUMBER", help="Only results whose score is at least this.")
 @click.option("--topk", "-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--page", type=click.IntRange(1), default=1, help="2 for the next topk results, and so on.")
-@click.option("--recall", type=click.FloatRange(0, 1), help="Least recall@topk to search for.  [default: 0.95]")
+@click.option("--recall", type=Share(), help="Least recall@topk to search for.  [default: 0.95]")
 @click.option("--nprobe", type=click.IntRange(1), help="Lists to probe, or a graph's efSearch, instead of --recall.")
 @click.option("--rerank", type=click.IntRange(1), help="Candidates to score on the stored vectors, likewise.")
 @click.option("--explain", "why", is_flag=True, help="Say what each block adds to a score; with --save, heat maps too.")

@@ -25,8 +25,8 @@ from index.files import atomic_path, file_facts, remove, sha256_file
 from index.gallery import VECTORS, Gallery, Generation, remove_leftovers, with_generation
 from index.live import LiveIndex
 from index.manifest import Manifest
-from index.recipe import TRAINABLE_FROM, Recipe, alternatives, choose
-from index.trial import fitted, projected
+from index.recipe import TRAINABLE_FROM, Recipe, choose
+from index.trial import fitted, refuse_cap
 
 INDEX = "index.faiss"
 TUNING = "tuning.json"
@@ -84,9 +84,7 @@ def extend_generation(gallery: Gallery, progress: bool = False) -> Generation:
         return build_generation(gallery, kind, progress=progress)
     recipe, start = Recipe(**current.recipe), manifest.indexed
     if current.memory is not None and recipe.resident(manifest.rows, manifest.layout.dim) > current.memory:
-        if choose(manifest.rows, manifest.layout.dim).kind != "exact":
-            dims = projected(gallery.vectors, manifest.rows, manifest.layout, manifest.weights)[1]
-            alternatives(manifest.rows, manifest.layout.dim, dims, current.memory)  # what build_generation will ask
+        refuse_cap(gallery.vectors, manifest.rows, manifest.layout, manifest.weights, "auto", current.memory)
         return build_generation(gallery, progress=progress)
 
     old = _base(gallery, current)

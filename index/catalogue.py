@@ -30,6 +30,7 @@ from index.hits import Rows
 from index.manifest import REMOVED, Changes, Manifest
 from index.recipe import choose, size_of
 from index.table import ROWS_PER_PART, Part
+from index.trial import refuse_cap
 
 SPARE = 1.25  # of the memory advised, beside what an index needs now: rows that are added later want some too
 TAIL_ROWS = 20_000  # searched exactly in a few milliseconds; embedding so many takes longer than indexing them
@@ -171,7 +172,7 @@ def compact(
 
     kind, memory, device: see ``build_generation``. kind None: that which the gallery has, or auto's choice where auto
     chose that or another ``memory`` is asked for. Readers go on with what they have open. Takes the disk space of a
-    second gallery while it runs.
+    second gallery while it runs. CapError where no such index fits, before anything is written.
     """
     path = Path(path)
     Gallery.read_manifest(path)
@@ -186,6 +187,10 @@ def compact(
             memory = manifest.current.memory
         choose(manifest.photos, manifest.layout.dim, kind, seed)  # what cannot be is said before anything is written
         chosen(device)
+        if gallery.mapped is not None:
+            live = np.setdiff1d(np.arange(manifest.rows), gallery.removed, assume_unique=True)
+            photos, layout, weights = manifest.photos, manifest.layout, manifest.weights
+            refuse_cap(lambda rows: gallery.vectors(live[rows]), photos, layout, weights, kind, memory, seed)
         tidy(path, manifest)
         try:
             # parts of a few rows, from many small additions, are joined too

@@ -13,7 +13,7 @@ from index.approximate import ApproximateIndex
 from index.exact import as_float32
 from index.hits import Rows
 from index.projection import choose_dims
-from index.recipe import Recipe, alternatives, for_rows, with_copy
+from index.recipe import Recipe, alternatives, choose, for_rows, with_copy
 from index.table import Layout
 from index.vectors import taken
 
@@ -51,6 +51,21 @@ def fitted(
         reached, ms = tuning.trial(index, layout, weights, seed)
         trials.append((-min(reached, tuning.RECALL), ms, len(trials)))
     return with_copy(fitting[min(trials)[2]], n, dim, memory)
+
+
+def refuse_cap(
+    take: Callable[[Rows], npt.NDArray[np.float16]],
+    n: int,
+    layout: Layout,
+    weights: Mapping[str, float],
+    kind: str,
+    memory: int | None,
+    seed: int = 0,
+) -> None:
+    """The CapError that ``fitted`` would raise for the n rows that ``take`` gives, before they are written anywhere."""
+    if memory and choose(n, layout.dim, kind, seed).kind != "exact":
+        dims = 0 if kind == "ivfpq" else projected(take, n, layout, weights, seed)[1]
+        alternatives(n, layout.dim, dims, memory, seed, kind)
 
 
 def projected(

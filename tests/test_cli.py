@@ -387,6 +387,7 @@ def test_a_bench_without_labels(garment_photos: Path, tiny_model: Path, tmp_path
         (["query", "a.jpg", "--topk", "0"], "0 is not in the range"),
         (["query", "a.jpg", "--page", "0"], "0 is not in the range"),
         (["query", "a.jpg", "--recall", "2"], "2.0 is not in the range"),
+        (["query", "--batch", "q.csv", "--out", "r.csv", "--recall", "nan"], "'nan' is no number from 0 to 1"),
         (["query", "a.jpg", "--colour", "red"], "No such option"),
         (["build-index"], "give PHOTOS, or --reindex"),
         (["build-index", "photos", "--reindex"], "give PHOTOS, or --reindex"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from retrieval.commands.options import FOLDER, gallery
+from retrieval.commands.options import FOLDER, Share, gallery
 
 PROTOCOLS = ("in-shop", "consumer-to-shop", "alisc", "edit")  # those of retrieval.evaluation.published
 POLYVORE = "polyvore"  # asks outfits, not photos
@@ -20,7 +20,7 @@ QUERIES = 3000
 @click.option("--topk", "-k", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--style", metavar="COLUMN", help="Label column with style ids.  [default: style, else variant_group]")
 @click.option("--variant", metavar="COLUMN", help="Column joining one product's colors.  [default: variant_group]")
-@click.option("--holdout", type=click.FloatRange(0, 1), help="Ask only styles held out from training by this share.")
+@click.option("--holdout", type=Share(), help="Ask only styles held out from training by this share.")
 @click.option(
     "--protocol", type=click.Choice((*PROTOCOLS, POLYVORE)), help="A published benchmark's rules and partition instead."
 )
@@ -28,7 +28,7 @@ QUERIES = 3000
     "--queries", type=click.IntRange(1), help=f"At most, for each protocol.  [default: {QUERIES}; all of a --protocol]"
 )
 @click.option("--outfits", type=FOLDER, help="The outfit model that --protocol polyvore asks, if not the shipped one.")
-@click.option("--recall", type=click.FloatRange(0, 1), help="Least recall to search for.  [default: 0.95]")
+@click.option("--recall", type=Share(), help="Least recall to search for.  [default: 0.95]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=FOLDER, metavar="FILE", help="Write the whole report as JSON.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save a page (.html) with the best and worst queries.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.commands.options import FOLDER
+from retrieval.commands.options import FOLDER, Share
 
 if TYPE_CHECKING:
     from retrieval.detection.frame import Frame
@@ -112,7 +112,7 @@ def _from_environment() -> bool:
 @click.command()
 @click.argument("photo", type=FOLDER)
 @detector_option
-@click.option("--threshold", type=click.FloatRange(0, 1), help="The least score.  [default: the detector's]")
+@click.option("--threshold", type=Share(), help="The least score.  [default: the detector's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the photo with its boxes: .png.")
 def detect(photo: Path, detector: Path | None, threshold: float | None, as_json: bool, save: Path | None) -> None:

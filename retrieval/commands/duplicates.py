@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from retrieval.commands.options import FOLDER, INTERRUPTED, RESUMES, gallery
+from retrieval.commands.options import FOLDER, INTERRUPTED, RESUMES, Share, gallery
 
 
 @click.command()
 @gallery
-@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="The least score.  [default: 0.99]")
+@click.option("--threshold", type=Share(min_open=True), help="The least score.  [default: 0.99]")
 @click.option("--weight", multiple=True, metavar="NAME=NUMBER", help="Factor on a block's weight, such as color=2.")
 @click.option("--out", type=FOLDER, metavar="FILE", help="Write every pair: .csv, .parquet or .json.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save the largest groups as pictures: .html or .png.")
