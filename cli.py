@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from retrieval.commands.outfit import outfit
 from retrieval.commands.train_detector import train_detector
 from retrieval.commands.train_outfits import train_outfits
 
+AGAIN = "run the same command again; it begins anew"
+EITHER = "all of it was done or nothing: `fsearch info` says which"
 RESUMED = ("build-index", "add", "train", "train-detector", "mine", "generate")
 
 
@@ -39,9 +42,13 @@ class Commands(click.Group):
         except FsearchError as error:
             click.echo(f"fsearch: {' '.join(str(error).split())}", err=True)
         except KeyboardInterrupt:
-            on = RESUMES if ctx.invoked_subcommand in RESUMED else ctx.meta.get(INTERRUPTED, "nothing was written")
-            click.echo(f"fsearch: interrupted; {on}", err=True)
+            on = RESUMES if ctx.invoked_subcommand in RESUMED else "nothing was written"
+            click.echo(f"fsearch: interrupted; {ctx.meta.get(INTERRUPTED, on)}", err=True)
             sys.exit(130)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+                raise
+            click.echo(f"fsearch: the output cannot be written ({error.strerror})", err=True)
         sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -111,6 +118,7 @@ def build_index(
     if photos is not None and vectors is not None:
         from index.create import create, parse_blocks
 
+        click.get_current_context().meta[INTERRUPTED] = AGAIN
         made = create(
             gallery, photos, blocks=None if blocks is None else parse_blocks(blocks), vector_column=vectors,
             kind=recipe, memory=memory, device=device, replace=replace, progress=True,
@@ -154,6 +162,7 @@ def add(
 
         if labels or detect:
             raise click.UsageError("--vectors takes labels from the Parquet's own columns, not from --labels, --detect")
+        click.get_current_context().meta[INTERRUPTED] = EITHER
         change = add_vectors(gallery, photos, vector_column=vectors, progress=True)
     else:
         from retrieval import catalogue
@@ -182,6 +191,7 @@ def remove(ids: tuple[str, ...], gallery: Path, file: Path | None) -> None:
 
     if bool(ids) == (file is not None):
         raise click.UsageError("give IDs, or --ids FILE")
+    click.get_current_context().meta[INTERRUPTED] = EITHER
     change = rows.remove(gallery, read_ids(file) if file is not None else ids)
     _changed(change, f"{change.removed:,} removed")
 
@@ -197,6 +207,7 @@ def compact(gallery: Path, recipe: str | None, memory: int | None, device: str |
     """
     from index import catalogue as rows
 
+    click.get_current_context().meta[INTERRUPTED] = EITHER
     change = rows.compact(gallery, recipe, progress=True, memory=memory, device=device)
     _changed(change, f"{change.removed:,} rows dropped")
 
@@ -280,7 +291,7 @@ def query(
     if save is not None:
         from retrieval.serving.sheet import checked
 
-        checked(save)
+        checked(save, inputs=[photo])
     engine = Engine.open(gallery, model, nprobe, rerank)
     engine.outfits = outfits
     result = engine.query(

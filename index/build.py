@@ -204,11 +204,23 @@ def _write_vectors(gallery: Gallery, batches: Iterable[Vectors], path: Path, pro
 
 
 def _write_index(index: Any, path: Path) -> None:
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise GalleryError(f"{path}: cannot be written ({reason}); free some space and run again") from error
+    failed: list[OSError] = []
+    # not by FAISS's own file, which only prints that its last bytes could not be written
+    with open(path, "wb") as file:
+
+        def write(piece: Any) -> None:
+            try:
+                file.write(piece)
+            except OSError as error:
+                failed.append(error)
+                raise
+
+        try:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+        except (RuntimeError, OSError):
+            if failed:
+                raise failed[0] from None
+            raise
 
 
 def open_index(gallery: Gallery) -> ExactIndex | ApproximateIndex | LiveIndex:

@@ -9,6 +9,7 @@ sees the catalogue before it or after it. One writer at a time (``index.files.on
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from index.accelerate import chosen
 from index.build import build_generation, extend_generation, kept_kind
 from index.errors import CapError, DamagedError, GalleryError, InputError
 from index.faults import column_fault, not_unit
-from index.files import atomic_write, file_facts, only_writer
+from index.files import atomic_write, file_facts, only_writer, sha256_file
 from index.files import remove as discard
 from index.gallery import TABLE, Gallery, remove_leftovers, tidy
 from index.hits import Rows
@@ -117,8 +118,8 @@ def append(
 def index_tail(path: Path, tail_rows: int = TAIL_ROWS, progress: bool = False) -> Change:
     """Index the tail if it is longer than ``tail_rows``, and if an index of it fits. For one who holds ``only_writer``.
 
-    The tail is searched exactly in either case: where no index of all rows fits the gallery's cap on memory, the change
-    is not refused but says so (``Change.short``).
+    The tail is searched exactly in either case: where no index of all rows fits the gallery's cap on memory, or none
+    can be written, the change is not refused but says so (``Change.short``): the rows are there.
     """
     gallery = Gallery.open(path)
     manifest = gallery.manifest
@@ -135,6 +136,9 @@ def index_tail(path: Path, tail_rows: int = TAIL_ROWS, progress: bool = False) -
             f" fits the {error.allowed:,} bytes allowed, the least takes {error.needed:,};"
             f" run `{anew} --memory {size_of(round(SPARE * error.needed))}`, or `{anew} --recipe exact`",
         )
+    except GalleryError as error:
+        said = f"{tail:,} rows behind the index are searched exactly, so slower, as it could not be extended"
+        return Change(gallery, short=f"{said}: {error}")
     return Change(Gallery.open(path))
 
 
@@ -233,10 +237,12 @@ def _live_rows(gallery: Gallery, bar: tqdm) -> Iterator[pa.Table]:
     start = 0
     alive = np.ones(gallery.manifest.rows, bool)
     alive[gallery.removed] = False
-    for path in gallery.part_paths:
+    for path, part in zip(gallery.part_paths, gallery.manifest.parts, strict=True):
         if fault := column_fault(gallery, path):
             raise DamagedError(f"{fault}; make the gallery anew, with --replace")
         source = gallery.reading(path)
+        if sha256_file(os.fspath(source)) != part.sha256:  # what is written anew would look sound
+            raise DamagedError(f"{path}: damaged (its checksum does not match); {gallery.remedy(path)}")
         for batch in table.batches(source, table.column_names(source)):
             keep = alive[start : start + len(batch)]
             yield pa.Table.from_batches([batch.filter(pa.array(keep))])
@@ -245,11 +251,13 @@ def _live_rows(gallery: Gallery, bar: tqdm) -> Iterator[pa.Table]:
 
 
 def _with_last(items: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, bool]]:
-    held = next(items)
+    held = next(items, None)
     for item in items:
+        assert held is not None
         yield held, False
         held = item
-    yield held, True
+    if held is not None:
+        yield held, True
 
 
 def _with_removed(gallery: Gallery, manifest: Manifest, rows: Rows) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index import table
-from index.errors import FsearchError
+from index.errors import DamagedError, FsearchError
 from index.files import sha256_file
 from index.manifest import table_fingerprint
 from index.table import Layout, Part
@@ -111,11 +112,12 @@ def _gallery_faults(gallery: Gallery, broken: set[Path]) -> list[str]:
         if not readable:
             faults.append(f"{listed}: does not list {manifest.removed} rows of the table; {gallery.remedy(listed)}")
     if readable and not broken.intersection(gallery.part_paths):
-        ids = gallery.columns(["id"])["id"]
-        counts = pc.value_counts(ids.take(pa.array(gallery.live())) if manifest.removed else ids)
-        if twice := counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist():
-            folder = gallery.part_paths[0].parent
-            faults.append(f"{folder}: {len(twice)} ids occur twice, as {twice[0]!r}; {gallery.remedy(folder)}")
+        with suppress(DamagedError):  # of another number of rows: said of the part
+            ids = gallery.columns(["id"])["id"]
+            counts = pc.value_counts(ids.take(pa.array(gallery.live())) if manifest.removed else ids)
+            if twice := counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist():
+                folder = gallery.part_paths[0].parent
+                faults.append(f"{folder}: {len(twice)} ids occur twice, as {twice[0]!r}; {gallery.remedy(folder)}")
     rejected = next((gallery.path / name for name in manifest.files if name.startswith("rejected")), None)
     if rejected is not None and rejected not in broken:
         count = table.rows(rejected)

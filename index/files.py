@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -19,10 +18,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp-"  # every unfinished file or folder starts so, and is a leftover when its writer is gone
-_CANNOT_WRITE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
-    errno.ENAMETOOLONG,
-}  # fmt: skip
 
 
 def sha256_file(path: Path | str) -> str:
@@ -55,7 +50,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary path beside ``path``: write a file there or make a folder; at the end it takes the place of ``path``.
 
     A body that raises leaves ``path`` as it was and nothing beside it. A file replaces an older one; a folder needs a
-    name that is free. A full disk or a read-only folder is a GalleryError.
+    name that is free. What the system refuses, as on a full disk or in a read-only folder, is a GalleryError.
     """
     path = Path(path)
     temporary = path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}"
@@ -68,9 +63,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
         fsync(path.parent)
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        ours = error.filename is None or str(error.filename).startswith((str(temporary), str(path.parent)))
+        if error.errno is None or not ours:  # not the system's, or of another file
             raise
-        reason = os.strerror(error.errno or 0)
+        reason = os.strerror(error.errno)
         raise GalleryError(f"{path}: cannot be written ({reason}); mend that and run again") from error
     finally:
         remove(temporary)
@@ -96,16 +92,27 @@ def only_writer(path: Path | str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_at(handle, path):  # another writer made it, failed and took it away meanwhile
+                raise BlockingIOError
         except BlockingIOError:
+            made = False
             raise GalleryError(f"{path}: another process is writing it; run again when that has ended") from None
         except OSError:
             pass  # a disk without locks
         yield
     finally:
-        os.close(handle)
         if made:
             with suppress(OSError):  # there is something in it
                 path.rmdir()
+        os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open folder is the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def being_written(path: Path | str) -> bool:

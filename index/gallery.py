@@ -173,7 +173,7 @@ class Gallery:
             if name not in known:
                 raise UnknownNameError(f"no column {name!r} in {self.path}; {table.nearest(name, known)}")
         if new := [name for name in names if name not in self._columns]:
-            read = table.read_columns(self._parts, new)
+            read = table.counted(table.read_columns(self._parts, new), self.path / TABLE, self.manifest.rows)
             self._columns |= dict(zip(new, read.columns, strict=True))
         return pa.table({name: self._columns[name] for name in names})
 
@@ -217,7 +217,7 @@ class Gallery:
 
     @property
     def _parts(self) -> list[Path | Held]:
-        return [self.reading(path) for path in self.part_paths]
+        return list(map(self.reading, self.part_paths))
 
     def embeddings(self, rows_per_batch: int = table.ROWS_PER_GROUP) -> Iterator[npt.NDArray[np.float16]]:
         """All embeddings in row order, float16 (n, dim) at a time."""
@@ -238,8 +238,9 @@ class Gallery:
     @cached_property
     def tail(self) -> npt.NDArray[np.float16]:
         """The vectors of the rows behind those that are indexed, float16 (rows - indexed, dim), in memory."""
-        found = list(table.embeddings(self._parts[self.manifest.indexed_parts :]))
-        return np.concatenate([np.zeros((0, self.manifest.layout.dim), np.float16), *found])
+        found = table.embeddings(self._parts[self.manifest.indexed_parts :])
+        tail = np.concatenate([np.zeros((0, self.manifest.layout.dim), np.float16), *found])
+        return table.counted(tail, self.path / TABLE, self.manifest.rows - self.manifest.indexed)
 
     @cached_property
     def removed(self) -> Rows:

@@ -64,6 +64,7 @@ class Lists:
 
     def __init__(self, index: Any) -> None:
         self.index, self.most = index, int(index.nlist)
+        self.by_length = isinstance(index, faiss.IndexIVFRaBitQFastScan)  # whether codes' order depends on a query's
         quantizer: Any = faiss.downcast_index(index.quantizer)
         self.linked = isinstance(quantizer, faiss.IndexHNSW)
         self.centroids = faiss.downcast_index(quantizer.storage) if self.linked else quantizer

@@ -10,14 +10,13 @@ so a query scaled block by block with ``Layout.scale`` turns any inner product i
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,8 @@ import pyarrow.parquet as pq
 from index.errors import DamagedError, InputError, UnknownNameError
 from index.files import atomic_path, sha256_file
 
+Found = TypeVar("Found", pa.Table, npt.NDArray[np.float16])
+WEIGHTS = (1e-15, 1e15)  # weights other than 0: their squares, and sums of these, are float32
 FIXED_COLUMNS = ("id", "path", "width", "height", "content_hash", "norms", "embedding")
 VECTOR_COLUMNS = ("norms", "embedding")
 PREDICTED = "predicted_"
@@ -83,12 +84,12 @@ class Layout:
     def scale(self, weights: Mapping[str, float]) -> npt.NDArray[np.float32]:
         """The weight of each dimension, float32 (dim,): a block's weight, or 1 for blocks not named.
 
-        UnknownNameError for a block that is not there, InputError for a weight below 0 or not finite.
+        UnknownNameError for a block that is not there, InputError for a weight that is neither 0 nor within WEIGHTS.
         """
         scale = np.ones(self.dim, np.float32)
         for name, weight in weights.items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise InputError(f"weight {name}={weight}: a weight is a finite number, 0 or more")
+            if weight and not WEIGHTS[0] <= weight <= WEIGHTS[1]:
+                raise InputError(f"weight {name}={weight}: a weight is 0, or from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}")
             scale[self.slice(name)] = weight
         return scale
 
@@ -167,7 +168,9 @@ def fixed_size_list(values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
 
 
 def to_numpy(column: pa.Array) -> npt.NDArray[Any]:
-    """A column of fixed-size lists as a 2-D array, without a copy. ValueError when a row is null."""
+    """A column of fixed-size lists as a 2-D array, without a copy. ValueError for another type, or for a null."""
+    if not pa.types.is_fixed_size_list(column.type):
+        raise ValueError(f"a vector column of type {column.type}")
     values = column.flatten()  # not .values, which ignores where a slice starts
     width = column.type.list_size
     if column.null_count or values.null_count or len(values) != len(column) * width:
@@ -207,7 +210,7 @@ def _readable(path: Source, *, run: str = "fsearch verify") -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: missing; run `{run}` on its gallery to see what to rebuild") from error
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DamagedError(f"{path}: damaged ({first}); run `{run}` on its gallery to see what to rebuild") from error
 
@@ -227,20 +230,41 @@ def column_names(path: Source) -> list[str]:
 
 def read_columns(paths: Sequence[Source], names: Sequence[str]) -> pa.Table:
     """These columns of all parts, in order; nothing else is read. DamagedError names the broken file."""
-    tables = []
+    tables: list[pa.Table] = []
     for path in paths:
         with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             if missing := [name for name in names if name not in file.schema_arrow.names]:
                 raise ValueError(f"no column {missing[0]!r}")
-            tables.append(file.read(columns=list(names)).replace_schema_metadata())
+            found = file.read(columns=list(names)).replace_schema_metadata()
+            _counted(len(found), file.metadata.num_rows)
+            if tables and found.schema != tables[0].schema:
+                raise ValueError(f"columns of other types than in {paths[0]}")
+            tables.append(found)
     return pa.concat_tables(tables)
+
+
+def counted(found: Found, folder: Path, rows: int) -> Found:
+    """What was found in the parts of a folder; DamagedError if it is not as many rows as their gallery says."""
+    if len(found) != rows:
+        raise DamagedError(f"{folder}: {len(found)} rows, {rows} expected; run `fsearch verify` to see what to rebuild")
+    return found
+
+
+def _counted(found: int, told: int) -> None:
+    """ValueError where a file's pages hold other rows than its footer says: Arrow passes over unknown pages."""
+    if found != told:
+        raise ValueError(f"{found} rows, {told} expected")
 
 
 def batches(path: Source, names: Sequence[str], rows_per_batch: int = ROWS_PER_GROUP) -> Iterator[pa.RecordBatch]:
     """These columns of one part, a batch at a time. DamagedError names the file if it is broken."""
     # pre-buffering would read the whole part ahead
     with _readable(path), pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=rows_per_batch, columns=list(names))
+        found = 0
+        for batch in file.iter_batches(batch_size=rows_per_batch, columns=list(names)):
+            found += len(batch)
+            yield batch
+        _counted(found, file.metadata.num_rows)
 
 
 def embeddings(paths: Sequence[Source], rows_per_batch: int = ROWS_PER_GROUP) -> Iterator[npt.NDArray[np.float16]]:
@@ -264,6 +288,7 @@ def take(paths: Sequence[Source], name: str, rows: npt.NDArray[np.int64]) -> npt
                 if len(here) or out is None:
                     column = file.read_row_group(group, columns=[name]).column(0).combine_chunks()
                     values = to_numpy(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+                    _counted(len(values), stop - start)
                     out = np.empty((len(rows), values.shape[1]), values.dtype) if out is None else out
                     out[here] = values[rows[here] - start]
                     found += len(here)

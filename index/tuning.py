@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ from tqdm import tqdm
 from index.exact import Float32, as_float32
 from index.exact import search as exact_search
 from index.hits import TIE_TOLERANCE, Rows
-from index.table import Block, Layout
+from index.levels import LEVELS, NEAR, lengths_of, level_of, queries_of
+from index.table import Layout
 from index.vectors import taken
 
 if TYPE_CHECKING:
@@ -34,17 +35,11 @@ if TYPE_CHECKING:
 RECALL = 0.95  # asked for when a search names neither a recall nor its knobs
 KS = (1, 4, 10, 30, 100)
 DEPTHS = (12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
-LEVELS = (0.95, 0.8, 0.6, 0.35)  # cosines between weights, at which a level ends
-ALONE = 0.99  # a block that has so much of a query's length is as good as alone
 # the setting that only just reaches a recall has had luck: settings must miss this much less than asked may be missed,
 # and more where a level mixes easier and harder weights
 MARGIN, LEVEL_MARGIN = 0.1, 0.2
 ENOUGH = 0.995  # more effort is not measured once recall at every k is so high
 ENDING = 0.99  # nor once it is so high, and twice the effort gained less than SATURATED at any
-QUERIES = 128  # of each kind, but of each block alone one in ALONE_OF of them
-ALONE_OF = 2
-NEAR = ("default weights", "edited")  # the kinds of level 0
-RAISED = 8  # times: what an edit changes may weigh so much more
 SPARE = 16  # true neighbours of a query that may themselves be asked
 READ_OF = 4  # what a query reads is counted on one in so many of them
 TIMED = 5
@@ -59,8 +54,9 @@ class Setting:
     """One point of the curve. nprobe: lists probed, or efSearch. rerank: candidates scored on the stored vectors.
 
     recall: k -> recall@k of level 0, the lower of its two kinds; by_kind: kind -> k -> recall, the kinds being "default
-    weights", "edited", "level 1" to "level 4", "level 1, edited" and on, where one block is raised as an edit does, and
-    "block 0 alone" and on. A kind that was found well enough keeps its recall at more effort: it is not asked again.
+    weights", "edited", "level 1" to "level 4", "level 1, edited" and on, where one block is raised as an edit does,
+    "level 1, lacking" and on, of rows that lack blocks, at the default weights, and "block 0 alone" and on. A kind that
+    was found well enough keeps its recall at more effort: it is not asked again.
     bytes_read: codes scanned and vectors reranked for one query, in bytes: the work, the same on every host. ms: median
     time of one query asked alone, on the host that built, 0 where it was not timed (more than TIMED_DEPTH candidates).
     exact: no setting reaches the recall asked at such weights, so all rows are scored.
@@ -81,7 +77,8 @@ class Setting:
         found: list[dict[int, float]] = []
         while level and not found:  # no weights of these blocks may be so far
             alone = f"block {level - len(LEVELS) - 1} alone"
-            kinds = (f"level {level}", f"level {level}, edited") if level <= len(LEVELS) else (alone,)
+            ways = ("", ", edited", ", lacking")
+            kinds = [f"level {level}{way}" for way in ways] if level <= len(LEVELS) else [alone]
             found, level = [self.by_kind[each] for each in kinds if each in self.by_kind], min(level - 1, len(LEVELS))
         return min(recalls[measured_k(recalls, k)] for recalls in found or [self.recall])
 
@@ -115,7 +112,7 @@ class Tuning:
         """
         if len(self.starts) == 1:
             return np.zeros(len(queries), np.int64)
-        return level_of(np.sqrt(np.add.reduceat(queries * queries, self.starts, axis=1)), self.weights)
+        return level_of(lengths_of(queries, self.starts), self.weights)
 
     def choose(self, recall: float, k: int, level: int = 0) -> Setting:
         """The setting of least work that reaches this recall@k at this level.
@@ -167,17 +164,6 @@ class Tuning:
         return cls(curve=curve, **body)
 
 
-def level_of(weights: npt.NDArray[Any], default: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Levels of block weights (q, B) beside the default ones (B,), int64 (q,): 0, near them, to 4; 5 + b: b alone."""
-    lengths = np.sqrt((weights * weights).sum(axis=1))
-    cosines = weights @ np.asarray(default, weights.dtype) / np.maximum(lengths * np.linalg.norm(default), 1e-12)
-    levels = (cosines[:, None] < np.array(LEVELS)).sum(axis=1)
-    if len(default) == 1:
-        return levels
-    alone = ((weights > 0).sum(axis=1) == 1) | ((levels > 0) & (weights.max(axis=1) > ALONE * lengths))
-    return np.where(alone, len(LEVELS) + 1 + weights.argmax(axis=1), levels)
-
-
 def measure(
     index: ApproximateIndex,
     layout: Layout,
@@ -195,18 +181,17 @@ def measure(
     """
     rng = np.random.default_rng(seed)
     n, dim = index.vectors.shape
-    asked = QUERIES if len(layout.blocks) > 1 else 4 * QUERIES  # then there is one kind only
-    rows = np.sort(rng.choice(n, min(asked, n // 2), replace=False))
     default = [weights.get(name, 1.0) for name in layout.names]
-    kinds = _queries(as_float32(taken(index.vectors, rows)), index, layout, default, rng)
+    made = queries_of(index.vectors, layout, default, rng)
     if until is not None:
-        kinds = {name: each for name, each in kinds.items() if name in NEAR}
-    # the row that query i was made of
-    own = np.concatenate([rows if len(each) == len(rows) else rows[::ALONE_OF] for each in kinds.values()])
-    queries = np.concatenate(list(kinds.values()))  # (q, D)
+        made = {name: each for name, each in made.items() if name in NEAR}
+    kinds = {name: each for name, (each, _) in made.items()}
+    queries, own = (np.concatenate(each) for each in zip(*made.values(), strict=True))  # (q, D), (q,)
+    rows = np.unique(own)
     mixed = sum(len(each) for name, each in kinds.items() if "alone" not in name)
     ks = [k for k in (KS if until is None else (10,)) if k <= n // 4]
-    truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1 + SPARE)
+    met = len(rows) / n * ks[-1] / (1 - len(rows) / n)  # of the neighbours, that may themselves be asked
+    truth = exact_search(index.vectors if table is None else table, queries, ks[-1] + 1 + SPARE + round(3 * met))
     scored = _Scores(lambda rows: as_float32(taken(index.vectors, rows)), dim, queries)
     guessed = _Scores(index.copied, dim, queries) if index.copy is not None else None
     with index.base.hidden(rows) as hidden:
@@ -291,65 +276,6 @@ def trial(index: ApproximateIndex, layout: Layout, weights: Mapping[str, float],
         index.search(queries, 10, nprobe=chosen.nprobe, rerank=chosen.rerank)
         times.append(time.perf_counter() - start)
     return chosen.recall_at(10), 1000 * min(times) / len(queries)
-
-
-def _queries(
-    vectors: Float32, index: ApproximateIndex, layout: Layout, default: Sequence[float], rng: np.random.Generator
-) -> dict[str, Float32]:
-    """Kind -> queries (n, D) made of these vectors (n, D). With one block only its default weight means anything."""
-    sizes = [block.stop - block.start for block in layout.blocks]
-    scale = np.repeat(default, sizes).astype(np.float32)
-    kinds = {"default weights": vectors * scale}
-    if len(sizes) == 1:
-        return kinds
-    donors = as_float32(taken(index.vectors, rng.choice(len(index.vectors), len(vectors))))
-    # the widest block says what the photo looks like: an edit changes one of the others
-    narrow = [i for i, size in enumerate(sizes) if size < max(sizes)] or list(range(len(sizes)))
-    others = [layout.blocks[i] for i in narrow]
-    kinds["edited"] = _crossed(vectors, donors, others, rng.integers(0, len(others), len(vectors))) * scale
-    ways = {"": _drawn_weights(len(sizes), default, rng), ", edited": _raised(narrow, default, rng)}
-    for way, drawn in ways.items():
-        levels = level_of(drawn, default)
-        for level in range(1, len(LEVELS) + 1):
-            among = drawn[levels == level]
-            if len(among):
-                chosen = among[rng.integers(0, len(among), len(vectors))]
-                raised = (chosen / np.maximum(default, 1e-6))[:, narrow].argmax(
-                    axis=1
-                )  # an edit raises what it changes
-                crossed = _crossed(vectors, donors, others, raised)
-                kinds[f"level {level}{way}"] = crossed * np.repeat(chosen, sizes, axis=1).astype(np.float32)
-    for i, block in enumerate(layout.blocks):
-        kinds[f"block {i} alone"] = np.zeros_like(vectors[::ALONE_OF])
-        kinds[f"block {i} alone"][:, block.start : block.stop] = vectors[::ALONE_OF, block.start : block.stop]
-    return kinds
-
-
-def _crossed(vectors: Float32, donors: Float32, blocks: Sequence[Block], choices: npt.NDArray[np.int64]) -> Float32:
-    """A copy of vectors (n, D) in which row i has block ``blocks[choices[i]]`` of row i of ``donors`` (n, D)."""
-    out = vectors.copy()
-    for i, choice in enumerate(choices):
-        span = slice(blocks[choice].start, blocks[choice].stop)
-        out[i, span] = donors[i, span]
-    return out
-
-
-def _drawn_weights(blocks: int, default: Sequence[float], rng: np.random.Generator, n: int = 4000) -> Float32:
-    """Block weights as users set them, (n, blocks): uniform in 0..4; or the default ones, some dropped, or all times
-    factors."""
-    uniform = rng.uniform(0, 4, (n, blocks))
-    kept = np.asarray(default) * (rng.random((n, blocks)) > rng.random((n, 1)) * 0.6)
-    scaled = np.asarray(default) * np.exp(rng.standard_normal((n, blocks)))
-    ways = np.stack([uniform, kept, scaled])  # (3, n, blocks)
-    drawn = ways[rng.integers(0, 3, n), np.arange(n)]
-    return drawn[(drawn > 0).any(axis=1)].astype(np.float32)
-
-
-def _raised(narrow: Sequence[int], default: Sequence[float], rng: np.random.Generator, n: int = 4000) -> Float32:
-    """The default weights with one of these blocks weighing up to RAISED times as much, (n, blocks)."""
-    raised = np.tile(np.asarray(default, np.float32), (n, 1))
-    raised[np.arange(n), rng.choice(narrow, n)] *= np.exp(rng.uniform(0, np.log(RAISED), n)).astype(np.float32)
-    return raised
 
 
 def _others(found: Rows, mine: npt.NDArray[np.bool_]) -> Rows:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Hit", "Prepared", "Result"]
 
 AT_ONCE = 1024  # queries vectorised together
+FACTORS = (1e-6, 1e6)  # what a weight may be, other than 0
 FEW = 8  # ids looked up one by one
 
 
@@ -317,11 +318,14 @@ class Engine:
         for edit in edits:
             weights[edit.attribute] *= self.edited
         for name, factor in factors.items():
-            if not 0 <= factor < np.inf:
-                raise InputError(f"weight {name}={factor}: a weight is a finite number, 0 or more")
+            if factor and not FACTORS[0] <= factor <= FACTORS[1]:
+                raise InputError(f"weight {name}={factor}: a weight is 0, or from 0.000001 to 1,000,000")
             weights[self._block(name)] *= factor
         for name in _texts(drop):
             weights[self._block(name)] = 0.0
+        for edit in edits:
+            if not weights[edit.attribute]:
+                raise InputError(f"{edit.attribute} is set to {edit.new}, and has weight 0: keep one of the two")
         if not any(weights.values()):
             raise InputError("every block has weight 0: keep at least one")
         return weights

@@ -133,7 +133,8 @@ def assignments(texts: Iterable[str], what: str = "--set") -> dict[str, str]:
     for piece in _pieces(texts):
         name, equals, value = (p.strip() for p in piece.partition("="))
         if not (name and equals and value):
-            raise InputError(f"{what} {piece!r}: write NAME=VALUE, for example color=gray")
+            such = "color=2" if what == "--weight" else "color=gray"
+            raise InputError(f"{what} {piece!r}: write NAME=VALUE, for example {such}")
         if name in result and result[name] != value:
             raise InputError(f"{what}: {name} is given twice, as {result[name]!r} and {value!r}; keep one")
         result[name] = value

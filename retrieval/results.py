@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.query import Edit
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # of ids and labels: not for a terminal
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Result:
             lines.append(f"{hit.rank:>3}  {hit.id:<{width}}  {hit.score:.3f}  {attributes}")
             if hit.shares is not None:
                 lines.append(f"     {'':<{width}}  = {hit.why()}")
-        return "\n".join(lines)
+        return "\n".join(_CONTROL.sub(" ", line) for line in lines)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as ``fsearch query --json`` prints them; ``shares`` where they were asked for."""

@@ -303,7 +303,9 @@ def test_queries_that_cannot_be_asked(shop: Path, tmp_path: Path, garment_photos
     assert "unknown value of color 'grye'; nearest: gray" in refused(*like, "--set", "color=grye")
     assert "write NAME=VALUE" in refused(*like, "--set", "color")
     assert "must be a number" in refused(*like, "--weight", "color=x")
-    assert "0 or more" in refused(*like, "--weight", "color=-1")
+    for weight in ("-1", "1e39", "1e-50", "nan"):
+        assert "a weight is 0, or from 0.000001 to 1,000,000" in refused(*like, "--weight", f"color={weight}")
+    assert "color is set to gray, and has weight 0" in refused(*like, "--set", "color=gray", "--drop", "color")
     assert "no column 'domian'; nearest: domain" in refused(*like, "--where", "domian=shop")
     assert "there is no --set color" in refused(*like, "--from", "color=gray")
     assert "no id 's1'" in refused("query", "--like", "s1", "-g", shop)

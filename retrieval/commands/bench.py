@@ -29,7 +29,7 @@ QUERIES = 3000
 )
 @click.option("--outfits", type=FOLDER, help="The outfit model that --protocol polyvore asks, if not the shipped one.")
 @click.option("--recall", type=Share(), help="Least recall to search for.  [default: 0.95]")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=FOLDER, metavar="FILE", help="Write the whole report as JSON.")
 @click.option("--save", type=FOLDER, metavar="FILE", help="Save a page (.html) with the best and worst queries.")
 def bench(
@@ -43,6 +43,7 @@ def bench(
     """
     from index.files import atomic_write
     from retrieval.engine import Engine
+    from retrieval.serving.sheet import checked
 
     if save is not None and save.suffix.lower() != ".html":  # told before the work, not after it
         raise click.UsageError("--save writes a page: give a name that ends in .html")
@@ -52,6 +53,9 @@ def bench(
         raise click.UsageError("--outfits is the model that --protocol polyvore asks")
     if protocol == POLYVORE and (queries is not None or recall is not None):
         raise click.UsageError("--protocol polyvore asks every outfit, and no index: not with --queries or --recall")
+    for path, ending in ((out, ".json"), (save, ".html")):
+        if path is not None:
+            checked(path, (ending,))
     engine = Engine.open(gallery)
     if protocol == POLYVORE:
         from retrieval.stylist import ask_published

@@ -127,7 +127,7 @@ def detect(photo: Path, detector: Path | None, threshold: float | None, as_json:
     from retrieval.serving.sheet import checked
 
     if save is not None:
-        checked(save, (".png",))
+        checked(save, (".png",), [photo])
     found = all_of(photo, read(detector), threshold)
     if save is not None:
         save_boxes(save, photo, found)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from retrieval.commands.options import FOLDER
 
@@ -53,8 +54,11 @@ def explain(
         if branches:
             raise click.UsageError("--branches and --attribute do not go together: masks are of no attribute")
         raise click.MissingParameter(param_hint="'--attribute'", param_type="option")
+    chosen = click.get_current_context().get_parameter_source("method") == ParameterSource.COMMANDLINE
+    if branches and (value is not None or chosen):
+        raise click.UsageError("--branches shows masks as they are: not with --value or --method")
     if save is not None:
-        checked(save)
+        checked(save, inputs=photos)
     network, names = _network(gallery, model)
     facts = {"model": f"{network.config.name} {network.fingerprint}"}
     if attribute is None:

@@ -78,7 +78,8 @@ def _labelled_folder(root: Path, inside: str, labels: Path) -> PhotoSource:
     paths, missing = scan(root, inside)
     if by == "path":  # the labels may name a photo whose suffix says nothing
         listed = {_key(path) for path in paths}
-        paths = sorted([*paths, *(key for key in row_of if key not in listed and (root / key).is_file())])
+        named = (key for key in row_of if key not in listed and _inside(key))
+        paths = sorted([*paths, *(key for key in named if (root / key).is_file())])
     if not paths:
         raise _no_photos(root / inside)
     keys = [_key(path if by == "path" else posixpath.splitext(posixpath.basename(path))[0]) for path in paths]
@@ -102,6 +103,10 @@ def _labelled_folder(root: Path, inside: str, labels: Path) -> PhotoSource:
     return PhotoSource(
         root, pa.table(listing | dict(zip(rows.column_names, rows.columns, strict=True))), tuple(missing)
     )
+
+
+def _inside(key: str) -> bool:
+    return not posixpath.isabs(key) and key.split("/")[0] != ".."
 
 
 def _listing(file: Path) -> PhotoSource:

@@ -56,6 +56,7 @@ def _read_csv(file: Path) -> pa.Table:
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
             header = next(csv.reader(lines), [])
+        _refuse_open_quote(file)
         _refuse_twins(header, file)
         kept = [name for name in header if name.strip()]  # pandas writes its row numbers under an empty name
         return pacsv.read_csv(
@@ -70,7 +71,21 @@ def _read_csv(file: Path) -> pa.Table:
         text = " ".join(str(error).split())
         if isinstance(error, UnicodeDecodeError) or "UTF8" in text:
             raise InputError(f"{file}: not UTF-8 text; save it as UTF-8 CSV") from None
-        raise InputError(f"{file}: not a readable CSV ({text[:160]}); mend that row") from None
+        raise InputError(f"{file}: not a readable CSV ({text[:160]}); mend it") from None
+
+
+def _refuse_open_quote(file: Path) -> None:
+    """InputError where a quotation mark is never closed: all that follows would be one value."""
+    if file.read_bytes().count(b'"') % 2 == 0:
+        return
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        reader, line = csv.reader(lines, strict=True), 1
+        try:
+            for _ in reader:
+                line = reader.line_num + 1
+        except csv.Error as error:
+            if "end of data" in str(error):
+                raise InputError(f"{file}: a quotation mark of line {line} is never closed; close it") from None
 
 
 def _refuse_twins(header: list[str], file: Path) -> None:

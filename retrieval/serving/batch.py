@@ -19,6 +19,7 @@ from retrieval.datasets.records import Cropped
 from retrieval.datasets.tables import read_table
 from retrieval.engine import Engine, Result
 from retrieval.query import Request
+from retrieval.serving.sheet import checked
 
 COLUMNS = ("id", "photo", "set", "from", "where", "weight", "drop", "exclude", "one_per", "min_score", "text", "box")
 Box = tuple[int, int, int, int]
@@ -54,6 +55,8 @@ def run_batch(
     """
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise InputError(f"{out}: results are written as .csv or .parquet; choose one of these endings")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checked(out, (".csv", ".parquet"), [queries])
     table = read_table(queries)
     if not {"id", "photo", "text"} & set(table.column_names):
         raise InputError(f"{queries}: no column id, photo or text; it has {', '.join(table.column_names)}")

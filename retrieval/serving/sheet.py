@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
@@ -39,12 +40,16 @@ def save_sheet(path: str | Path, rows: Sequence[Row], title: str, facts: Mapping
     write_as(Path(path), writers)
 
 
-def checked(path: Path, endings: Iterable[str] = (".html", ".png")) -> Path:
-    """``path``, if it can be written to: asked before the work, not after it. Raises FsearchError."""
+def checked(path: Path, endings: Iterable[str] = (".html", ".png"), inputs: Iterable[Path | str | None] = ()) -> Path:
+    """``path``, if it can be written to and is none of the inputs: asked before the work. Raises FsearchError."""
     if path.suffix.lower() not in endings:
         raise FsearchError(f"{path}: can be saved as {' or '.join(endings)}; give a name that ends so")
     if not path.parent.is_dir():
         raise FsearchError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise FsearchError(f"{path}: a folder; give the name of a file")
+    if path.exists() and any(each is not None and os.path.exists(each) and path.samefile(each) for each in inputs):
+        raise FsearchError(f"{path}: is what is read; choose another name for what is written")
     return path
 
 

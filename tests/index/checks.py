@@ -8,7 +8,7 @@ from index import exact
 from index.approximate import ApproximateIndex
 from index.exact import as_float32
 from index.hits import Hits, recall
-from index.tuning import QUERIES
+from index.levels import QUERIES
 
 
 def check(index: ApproximateIndex, queries: np.ndarray, hits: Hits, k: int, rows: np.ndarray | None = None) -> None:

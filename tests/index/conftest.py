@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import approximate, tuning
+from index import approximate, levels, tuning
 from index.approximate import ApproximateIndex
 from index.build import build_generation
 from index.exact import as_float32
@@ -83,7 +83,7 @@ def make_gallery(path: Path, embedding: np.ndarray, rows_per_part: int = 1000) -
 def indexed_quickly(path: Path, embedding: np.ndarray, kind: str, patch: pytest.MonkeyPatch) -> Gallery:
     """A gallery in parts of 600 rows with an index of a kind, measured by few queries."""
     made = make_gallery(path, embedding, 600)
-    patch.setattr(tuning, "QUERIES", 40)
+    patch.setattr(levels, "QUERIES", 40)
     build_generation(made, kind)
     return Gallery.open(path)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import approximate, exact, lists, tuning
+from index import approximate, exact, levels, lists, tuning
 from index.approximate import ApproximateIndex
 from index.exact import as_float32
 from index.hits import recall
@@ -126,7 +126,7 @@ def test_one_photo_many_times(
     structured: np.ndarray, layout: Layout, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A catalogue full of one placeholder picture: its copies tie, and nobody else is lost."""
-    monkeypatch.setattr(tuning, "QUERIES", 30)
+    monkeypatch.setattr(levels, "QUERIES", 30)
     crowd = np.concatenate([np.repeat(structured[:1], 800, axis=0), structured[:1200]])
     index = approximate.build(crowd, choose(2000, 96, kind, dims=32))
     tuned = ApproximateIndex(index, crowd, tuning.measure(ApproximateIndex(index, crowd), layout, {}, timed=False))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -169,17 +171,22 @@ def test_nothing_to_index_and_too_little(tmp_path: Path, gallery_at: Callable[..
     assert leftovers(small.path) == []
 
 
-def test_full_disk_while_faiss_writes(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = build.faiss.write_index
+@pytest.mark.parametrize("lacking", [1, 100, 10**9])  # bytes: of what a file keeps until it is closed, or at once
+def test_full_disk_while_faiss_writes(gallery: Gallery, monkeypatch: pytest.MonkeyPatch, lacking: int) -> None:
+    generation = build_generation(gallery, "ivfpq")
+    room = generation.files["index.faiss"]["bytes"] - lacking
+    before = (gallery.path / "gallery.json").read_bytes()
 
-    def fail(index: object, target: object, *rest: object) -> None:
-        if isinstance(target, str):  # not the header of the vectors, which goes to memory
-            raise RuntimeError("Error in write\nwrite error: No space left on device")
-        real(index, target, *rest)
+    class Full(io.FileIO):
+        def write(self, piece: bytes) -> int:  # type: ignore[override]
+            if self.tell() + len(piece) > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(piece)
 
-    monkeypatch.setattr(build.faiss, "write_index", fail)
-    with pytest.raises(GalleryError, match=r"index\.faiss: cannot be written \(.*No space left"):
-        build_generation(gallery, "ivfpq")
+    monkeypatch.setattr(build, "open", lambda path, _: io.BufferedWriter(Full(path, "w")), raising=False)
+    with pytest.raises(GalleryError, match=r"gen-000003: cannot be written \(No space left on device\)"):
+        build_generation(Gallery.open(gallery.path), "ivfpq")
+    assert (gallery.path / "gallery.json").read_bytes() == before
     assert leftovers(gallery.path) == []
     assert verify(gallery.path) == []
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import approximate, create, drift, tuning, vectors
+from index import approximate, create, drift, levels, tuning, vectors
 from index.gallery import VECTORS, Gallery
 from index.manifest import Drift
 from index.table import fixed_size_list
@@ -38,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(vectors, "PIECE_BYTES", 2 * MB)
     monkeypatch.setattr(approximate, "ADD_BYTES", 4 * MB)
-    monkeypatch.setattr(tuning, "QUERIES", 16)  # four times as many of the only block
+    monkeypatch.setattr(levels, "QUERIES", 16)  # four times as many of the only block
     monkeypatch.setattr(tuning, "_median_ms", lambda *_: 1.0)
     monkeypatch.setattr(drift, "measure", lambda *_: Drift(ROWS, 1, 10, 1.0, 1.0))
 

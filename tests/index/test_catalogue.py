@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 
 from index import catalogue, drift
 from index.build import build_generation, extend_generation, open_index
-from index.errors import GalleryError, InputError, UnknownNameError
+from index.errors import FsearchError, GalleryError, InputError, UnknownNameError
 from index.exact import ExactIndex, as_float32
 from index.files import only_writer
 from index.gallery import Gallery, leftovers, verify
@@ -387,6 +387,28 @@ def test_a_compaction_that_fails_leaves_nothing(
     for kind in ("ivfpq", "graph"):
         with pytest.raises(GalleryError, match=f"no {kind} index of 1499 rows fits 1000 bytes"):
             catalogue.compact(path, kind, memory=1000)
+
+
+def test_damage_is_not_written_anew(path: Path, structured: np.ndarray) -> None:
+    """Page headers and footers of Parquet are under no checksum of its own: Arrow may read fewer rows, or others."""
+    catalogue.add(path, rows_of(["a", "b"], structured[:2]))
+    catalogue.remove(path, ["item-00003"])
+    file = path / "table" / "part-00000.parquet"
+    sound, before = file.read_bytes(), contents(path)
+    rng = np.random.default_rng(0)
+    for at in [5, *range(4, 60, 3), *(len(sound) - rng.integers(8, 3000, 60)).tolist()]:
+        damaged = bytearray(sound)
+        damaged[at] ^= 1 << int(rng.integers(0, 8))
+        file.write_bytes(damaged)
+        with pytest.raises(FsearchError):
+            catalogue.compact(path)
+        with suppress(FsearchError):  # noticed, or the very same rows
+            assert Gallery.open(path).rows_of(["a"]).tolist() == [1500]
+        with suppress(FsearchError):
+            assert sum(map(len, Gallery.open(path).embeddings())) == 1502
+    file.write_bytes(sound)
+    assert contents(path) == before
+    assert verify(path) == []
 
 
 def test_every_flipped_byte_is_noticed(path: Path, structured: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import approximate, catalogue, facts, trial, tuning
+from index import approximate, catalogue, facts, levels, trial, tuning
 from index.approximate import ApproximateIndex
 from index.build import COPY, build_generation, extend_generation, open_index
 from index.errors import DamagedError
@@ -64,7 +64,7 @@ def test_a_search_is_candidates_then_the_copy_then_the_vectors(
     check(opened, queries, found, k)
     depth = max(rerank, k)
     kept = opened.kept(k, depth)
-    assert kept == min(max(2 * k, k + 10), depth)
+    assert kept == min(k + max(4, k // 5), depth)
     stored = as_float32(opened.vectors)
     for i, query in enumerate(queries):
         met = opened.candidates(query[None], nprobe, depth)[0]
@@ -133,7 +133,7 @@ def test_a_damaged_copy_is_not_loaded(path: Path) -> None:
 def test_a_cap_brings_it_and_additions_extend_it_until_they_outgrow_the_cap(
     tmp_path: Path, structured: np.ndarray, gallery_at: Callable[..., Gallery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "QUERIES", 40)
+    monkeypatch.setattr(levels, "QUERIES", 40)
     gallery = gallery_at(tmp_path / "gallery", structured[:ROWS], 600)
     cap = 180 * ROWS
     generation = build_generation(gallery, "fastscan", memory=cap)

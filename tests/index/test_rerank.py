@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import approximate, catalogue, tuning, vectors
+from index import approximate, catalogue, levels, tuning, vectors
 from index.approximate import ApproximateIndex
 from index.build import extend_generation, open_index
 from index.errors import DamagedError
@@ -116,7 +116,7 @@ def test_a_generation_of_before_opens_answers_and_grows(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tuning, "QUERIES", 20)
+    monkeypatch.setattr(levels, "QUERIES", 20)
     path = Path(shutil.copytree(gallery.path, tmp_path / "gallery"))
     without_header(path)
     assert verify(path) == []

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from index import trial, tuning
+from index import levels, trial, tuning
 from index.approximate import ApproximateIndex
 from index.errors import CapError, GalleryError
 from index.projection import choose_dims
@@ -101,6 +101,6 @@ def test_larger_galleries_are_tried(mapped: np.ndarray, layout: Layout, monkeypa
 def test_a_real_trial(mapped: np.ndarray, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "TRIAL_FROM", 2000)
     monkeypatch.setattr(trial, "TRIAL_ROWS", 1100)
-    monkeypatch.setattr(tuning, "QUERIES", 30)
+    monkeypatch.setattr(levels, "QUERIES", 30)
     recipe = fitted(mapped, layout, WEIGHTS)
     assert recipe.kind in ("graph", "fastscan", "rabitq")

@@ -36,7 +36,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 ERRORS = {
     1: "no id 's00099-0'", 3: "none.jpg: no such file", 5: "unknown attribute 'colr'; nearest: color",
-    6: "give either an id or a photo", 7: "give either an id or a photo", 8: "finite number, 0 or more",
+    6: "give either an id or a photo", 7: "give either an id or a photo", 8: "a weight is 0, or from 0.000001 to",
     10: "write NAME=VALUE", 11: "bad.jpg: not an image", 14: "the score must be a number",
     15: "no id 's00099-0'",
 }  # fmt: skip
