@@ -49,7 +49,7 @@ def build_generation(
     finds fastest at a recall of 0.95. memory: bytes the index may hold when it serves, beside the mapped vectors; 0 is
     no cap, None that of the current index. The generation remembers it. device: where torch trains and fills the index
     if it can (``index.accelerate.build``): "cuda", "cpu", ...; None is CUDA where torch is loaded and has it, else
-    FAISS. GalleryError when no such index fits, UnknownNameError for a device that is not there.
+    FAISS. GalleryError when no such index fits or the device fails, UnknownNameError for one that is not there.
 
     The table is streamed once, into the memory-mapped vectors that training, adding and measuring read. Killed at any
     point, the gallery keeps its old generation, and the next build clears what was left. The old generation is removed
@@ -57,14 +57,16 @@ def build_generation(
     """
     manifest, current = gallery.manifest, gallery.manifest.current
     memory = (current.memory if current is not None else None) if memory is None else memory or None
-    recipe, on = choose(manifest.rows, manifest.layout.dim, kind, seed), accelerate.chosen(device)
+    recipe = choose(manifest.rows, manifest.layout.dim, kind, seed)
+    if device is not None:
+        accelerate.chosen(device)
     if not manifest.rows:
         raise GalleryError(f"{gallery.path}: no rows to index; add photos with `fsearch build-index PHOTOS`")
 
     def train(mapped: Vectors) -> tuple[Recipe, Any, Any]:
         found = fitted(mapped, manifest.layout, manifest.weights, kind, memory, seed, progress)
         starts = np.array([block.start for block in manifest.layout.blocks])
-        index = accelerate.build(mapped, found, on, progress) if on is not None else None
+        index = accelerate.build(mapped, found, device, progress)
         index = approximate.build(mapped, found, starts, progress) if index is None else index
         return found, index, approximate.copied(mapped, seed, progress) if found.copied else None
 

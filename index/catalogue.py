@@ -190,7 +190,8 @@ def compact(
         if memory is None and manifest.current is not None:
             memory = manifest.current.memory
         choose(manifest.photos, manifest.layout.dim, kind, seed)  # what cannot be is said before anything is written
-        chosen(device)
+        if device is not None:
+            chosen(device)
         if gallery.mapped is not None:
             live = np.setdiff1d(np.arange(manifest.rows), gallery.removed, assume_unique=True)
             photos, layout, weights = manifest.photos, manifest.layout, manifest.weights

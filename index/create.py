@@ -74,7 +74,8 @@ def create(
     table.schema(layout, stream.labels, [])
     if stream.rows is not None:
         choose(stream.rows, layout.dim, kind, seed)
-    chosen(device)
+    if device is not None:
+        chosen(device)
     said = json.dumps([layout.to_json(), default, id_column, vector_column])
     config = hashlib.sha256(said.encode()).hexdigest()[:16]
     with only_writer(path):

@@ -239,7 +239,8 @@ def build_gallery(
     layout, labels = layout_of(network), [*source.attributes, *([BOX] if detector is not None else [])]
     table.schema(layout, labels, list(network.vocabulary))  # what cannot be built is refused before anything is written
     choose(len(source), layout.dim, kind)
-    chosen(device)
+    if device is not None:
+        chosen(device)
     index: dict[str, Any] = {"kind": kind, "memory": memory, "device": device}
     with only_writer(path):
         return _build(source, path, network, identity, labels, index, replace, rows_per_part, detector, progress)

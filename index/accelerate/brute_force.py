@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from index.accelerate.devices import LEAST_ROWS, block_bytes, stream
+from index.accelerate.devices import LEAST_ROWS, block_bytes, on_device, stream
 from index.exact import Float32, checked
 from index.hits import Hits, Rows, Scores
 
@@ -31,12 +31,12 @@ def exact_search(vectors: Vectors, queries: Float32, k: int, device: torch.devic
     queries = checked(queries, vectors.shape[1], k, rows)
     if rows is not None and len(rows) and rows[-1] >= len(vectors):
         raise ValueError(f"allowed row {rows[-1]} of a table of {len(vectors)}")
-    asked, memory = torch.from_numpy(queries).to(device), block_bytes(device)
+    asked, memory = on_device(queries, device), block_bytes(device)
     best = torch.full((len(queries), k), NO_HIT, dtype=torch.int64, device=device)
     # on a GPU a block of vectors that are there already costs nothing, so few queries take many rows at once
     in_place = isinstance(vectors, torch.Tensor) and vectors.is_cuda and rows is None
     at_once = max(LEAST_ROWS, memory // (8 * min(len(queries) + 1, 1024))) if in_place else None
-    numbers = None if rows is None else torch.from_numpy(rows).to(device)
+    numbers = None if rows is None else on_device(rows, device)
     start = 0
     for block in stream(vectors, device, at_once, rows):
         stop = start + len(block)
@@ -109,7 +109,7 @@ def rerank_scores(vectors: Vectors, queries: Float32, rows: Rows, device: torch.
     import torch
 
     scores = np.empty(rows.shape, np.float32)
-    asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32)).to(device)
+    asked = on_device(np.asarray(queries, np.float32), device)
     step = max(1, block_bytes(device) // (6 * max(1, rows.shape[1]) * vectors.shape[1]))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index.errors import MissingDependencyError, UnknownNameError
+from index.errors import GalleryError, MissingDependencyError, UnknownNameError
 from index.hits import Rows
 from index.vectors import release, taken
 
@@ -27,7 +30,8 @@ LEAST_ROWS, MOST_ROWS = 4096, 1 << 18  # of one batch
 def device(name: str | None = None) -> torch.device:
     """The torch device of this name; without one CUDA where there is a GPU, else the CPU.
 
-    UnknownNameError for one that is not there, MissingDependencyError without torch.
+    UnknownNameError for one that is not there, GalleryError for one that is and cannot be used, MissingDependencyError
+    without torch.
     """
     try:
         import torch
@@ -35,17 +39,45 @@ def device(name: str | None = None) -> torch.device:
         raise MissingDependencyError("a device needs torch; pip install torch") from error
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+    found, why = None, ""
+    with suppress(RuntimeError):  # torch knows no such name
         found = torch.device(name)
-        if found.type == "meta":
-            raise RuntimeError
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
-        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UnknownNameError(
-            f"device {name!r} is not on this machine, torch {torch.__version__} sees: {', '.join(known)}"
-        ) from None
-    return found
+        why = fault(found)
+        if not why:
+            return found
+    known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if found is not None and f"{found.type}:{found.index or 0}" in known:
+        raise GalleryError(f"device {name!r} cannot be used ({why}); use --device cpu")
+    raise UnknownNameError(
+        f"device {name!r} is not on this machine, torch {torch.__version__} sees: {', '.join(known)}"
+    )
+
+
+def fault(device: torch.device) -> str:
+    """Why nothing runs on the device, in a line; "" where a small kernel did: a full card has no room for its context,
+    and one that this torch has no kernels for still hands out memory."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a card too old; the error says so
+            ones = torch.ones(2, 2, device=device)
+            (ones @ ones).sum().item()
+    except Exception as error:  # of a class for each way that a backend is missing or broken
+        return first_line(error)
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """The reason torch gives, without the advice below it."""
+    return textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[0], 160, placeholder=" ...")
+
+
+def on_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """The array as a tensor there. One that is read-only is copied: torch warns of sharing it."""
+    import torch
+
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
 
 
 def block_bytes(device: torch.device) -> int:
@@ -76,7 +108,7 @@ def stream(
     parts = [slice(at, at + at_once) for at in range(0, len(vectors) if rows is None else len(rows), at_once)]
     if isinstance(vectors, torch.Tensor):
         for part in parts:
-            yield vectors[part] if rows is None else vectors[torch.from_numpy(rows[part]).to(vectors.device)]
+            yield vectors[part] if rows is None else vectors[on_device(rows[part], vectors.device)]
         return
     table, cuda = vectors, device.type == "cuda"
 

@@ -19,8 +19,8 @@ class OnGpu(NamedTuple):
 def to_gpu(index: Any, *, filtered: bool = False, faiss: Any = faiss) -> OnGpu:
     """The index on the first GPU, to train, add to or search; else as it is, and why (said on stderr too).
 
-    filtered: it will be searched with allowed rows, which FAISS's GPU indexes cannot do. ``faiss.index_gpu_to_cpu``
-    brings it back.
+    filtered: it will be searched with allowed rows, which FAISS's GPU indexes cannot do. There k and nprobe are at most
+    2,048. ``faiss.index_gpu_to_cpu`` brings it back.
     """
     kind = type(index).__name__
     if not hasattr(faiss, "StandardGpuResources"):
@@ -30,7 +30,7 @@ def to_gpu(index: Any, *, filtered: bool = False, faiss: Any = faiss) -> OnGpu:
     elif filtered:
         reason = "FAISS has no filters on the GPU"
     elif kind != "IndexIVFPQ":
-        reason = f"FAISS has no {kind} on the GPU"
+        reason = f"only plain 8-bit IVF-PQ goes there, not {kind}"
     elif index.pq.nbits != 8:
         reason = f"FAISS has no codes of {index.pq.nbits} bits on the GPU"
     else:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from index.accelerate.devices import MOST_ROWS, block_bytes, stream
+from index.accelerate.devices import MOST_ROWS, block_bytes, on_device, stream
 from index.exact import Float32
 from index.hits import Rows
 from index.lists import coarse
@@ -33,11 +33,9 @@ def kmeans(
     (FAISS's ``spherical``, which an IVF over inner products sets); "l2" to the nearest, centroids are plain means. An
     empty cluster takes half of a big one. The same for the same seed and device. Memory: the rows, a block of scores.
     """
-    import torch
-
     if metric not in ("inner", "l2") or not 0 < k <= len(rows):
         raise ValueError(f"{k} centroids of {len(rows)} rows by metric {metric!r}: need k <= n, and inner or l2")
-    given = torch.from_numpy(np.ascontiguousarray(rows, np.float32)).to(device)
+    given = on_device(np.asarray(rows, np.float32), device)
     return _lloyd(given[None], k, rounds, seed, metric == "inner")[0].cpu().numpy()
 
 
@@ -241,7 +239,7 @@ def project_pca(sample: Float32, d_out: int, device: torch.device) -> Float32:
         raise ValueError(f"a projection of {dim} dimensions to {d_out}")
     moment = torch.zeros(dim, dim, device=device)
     for start in range(0, n, MOST_ROWS):
-        block = torch.from_numpy(np.ascontiguousarray(sample[start : start + MOST_ROWS], np.float32)).to(device)
+        block = on_device(np.asarray(sample[start : start + MOST_ROWS], np.float32), device)
         moment += block.T @ block / n
     axes = torch.linalg.eigh(moment.cpu().double()).eigenvectors.T.flip(0)[:d_out].numpy()  # eigh gives rising values
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)  # (d_out, 1)

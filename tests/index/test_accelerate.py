@@ -338,6 +338,20 @@ def test_rerank_scores(by_faiss: ApproximateIndex, structured: np.ndarray, queri
     assert np.allclose(found[rows >= 0], wanted[rows >= 0], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_may_not_be_written(structured: np.ndarray, queries: np.ndarray) -> None:
+    asked, rows = queries[:4].copy(), np.arange(0, 6000, 7)
+    asked.flags.writeable = rows.flags.writeable = False
+    torch.set_warn_always(True)  # else it warns once a process
+    try:
+        agree(accelerate.exact_search(structured, asked, 5, CPU), exact.search(structured, asked, 5))
+        held = accelerate.resident(structured, CPU)
+        agree(accelerate.exact_search(held, asked, 5, CPU, rows), exact.search(structured, asked, 5, rows))
+        accelerate.rerank_scores(structured, asked, np.tile(rows[:9], (4, 1)), CPU)
+    finally:
+        torch.set_warn_always(False)
+
+
 # FAISS's own GPU indexes
 
 
@@ -371,8 +385,13 @@ def test_an_index_goes_to_the_gpu(capfd: pytest.CaptureFixture[str]) -> None:
         (ivfpq_index(), fake_faiss(gpus=0), False, "FAISS sees no GPU"),
         (ivfpq_index(), fake_faiss(), True, "FAISS has no filters on the GPU"),
         (ivfpq_index(nbits=4), fake_faiss(), False, "FAISS has no codes of 4 bits on the GPU"),
-        (SimpleNamespace(), fake_faiss(), False, "FAISS has no SimpleNamespace on the GPU"),
-        (type("IndexIVFRaBitQ", (), {})(), fake_faiss(), False, "FAISS has no IndexIVFRaBitQ on the GPU"),
+        (faiss.IndexFlatIP(4), fake_faiss(), False, "only plain 8-bit IVF-PQ goes there, not IndexFlatIP"),
+        (
+            type("IndexIVFRaBitQ", (), {})(),
+            fake_faiss(),
+            False,
+            "only plain 8-bit IVF-PQ goes there, not IndexIVFRaBitQ",
+        ),
         (ivfpq_index(), fake_faiss(fails="out of memory"), False, "out of memory"),
     ],
 )
