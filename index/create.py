@@ -27,6 +27,7 @@ from index.errors import DamagedError, GalleryError, InputError, MismatchError
 from index.files import TEMPORARY, atomic_write, only_writer, remove
 from index.gallery import MANIFEST, PLAN, TABLE, Gallery, remove_leftovers, tidy
 from index.manifest import NO_MODEL, Changes, Manifest
+from index.names import GENERATION, PART, own
 from index.recipe import choose
 from index.source import Source, Stream, opened
 from index.table import ROWS_PER_PART, Layout, Part
@@ -83,7 +84,7 @@ def create(
             return _as_it_is(old, kind, memory, device, seed, progress)
         atomic_write(path / PLAN, json.dumps({VECTORS_PLAN: config}).encode())
         remove_leftovers(path)
-        for unnamed in path.glob("gen-*") if old is None else ():  # killed just before its first commit
+        for unnamed in own(path, GENERATION) if old is None else ():  # killed just before its first commit
             remove(unnamed)
         try:
             number = old.manifest.next_part if old else 0
@@ -173,7 +174,7 @@ def refuse_taken(path: Path, replace: bool) -> None:
     """
     if not path.exists() or (path.is_dir() and all(each.name.startswith(TEMPORARY) for each in path.iterdir())):
         return
-    if not any((path / TABLE).glob("part-*.parquet")):
+    if not own(path / TABLE, PART):
         raise GalleryError(f"{path} is there and is no gallery: choose another --gallery")
     if not replace:
         raise GalleryError(f"{path} has lost its {MANIFEST}: restore that file, or --replace builds the gallery anew")

@@ -22,27 +22,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index import table, vectors
-from index.errors import DamagedError, FsearchError, GalleryError, InputError, UnknownNameError
+from index import names, table, vectors
+from index.errors import DamagedError, FsearchError, InputError, UnknownNameError
 from index.faults import faults, size_fault, wrong_size
-from index.files import TEMPORARY, atomic_write, being_written, remove
+from index.files import atomic_write, being_written, remove
 from index.held import Held
 from index.hits import Rows
-from index.manifest import MANIFEST, REMOVED, Changes, Generation, Manifest, table_fingerprint, with_generation
+from index.manifest import Changes, Generation, Manifest, committed, sound, table_fingerprint, with_generation
+from index.names import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, TABLE, own
 
 _TAKE = pc.get_function("array_take")
 
 __all__ = [
-    "MANIFEST", "Changes", "Gallery", "Generation", "Manifest", "leftovers", "remains", "remove_leftovers",
-    "table_fingerprint", "tidy", "unfinished", "verify", "with_generation",
+    "MANIFEST", "MEMORY", "MODEL", "PLAN", "REJECTED", "TABLE", "Changes", "Gallery", "Generation", "Manifest",
+    "leftovers", "remains", "remove_leftovers", "table_fingerprint", "tidy", "unfinished", "verify", "with_generation",
 ]  # fmt: skip
 
-TABLE = "table"
 VECTORS = "vectors.f16"
-MODEL = "model.safetensors"
-MEMORY = "memory.safetensors"
-REJECTED = "rejected.parquet"
-PLAN = "building.json"  # what an unfinished build is making; gone once it is committed
 MANY_REMOVED = 0.3  # of the table's rows: a compaction then saves much
 FIRST_ROWS = 4096  # by which a column is judged: few values that repeat, or not
 MANY_PARTS = 200  # beyond twice the full ones: each costs every opening a little
@@ -79,20 +75,7 @@ class Gallery:
     @staticmethod
     def read_manifest(path: Path | str) -> Manifest:
         """The manifest alone, whatever state the files it names are in."""
-        path = Path(path)
-        try:
-            content = (path / MANIFEST).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            what = "no gallery here; make one"
-            if (path / PLAN).is_file():
-                what = "unfinished; go on"
-            elif any((path / TABLE).glob("part-*.parquet")):
-                what = f"has lost its {MANIFEST}; restore that file, or make it anew with --replace,"
-            raise GalleryError(f"{path}: {what} with `fsearch build-index PHOTOS --gallery {path}`") from None
-        except OSError as error:
-            why = f"cannot be read ({error.strerror}); mend that and run again"
-            raise GalleryError(f"{path / MANIFEST}: {why}") from error
-        return Manifest.from_bytes(content, path / MANIFEST)
+        return committed(path)
 
     def commit(self, manifest: Manifest) -> Gallery:
         """Make ``manifest`` the state of this gallery: the last step of a write, all or nothing. Returns it opened.
@@ -363,8 +346,7 @@ class Gallery:
 def _unnamed(path: Path, *manifests: Manifest) -> list[Path]:
     """The parts, and the files beside them, that none of these manifests names."""
     named = {file for manifest in manifests for file in Gallery(path, manifest).named_files()}
-    stems = (f"{TABLE}/part-*.parquet", "model*.safetensors", "memory*.safetensors", "rejected*.parquet")
-    return [file for stem in stems for file in path.glob(stem) if file not in named]
+    return [file for file in (*own(path / TABLE, names.PART), *own(path, names.BESIDE)) if file not in named]
 
 
 def unfinished(path: Path | str) -> list[Path]:
@@ -373,8 +355,7 @@ def unfinished(path: Path | str) -> list[Path]:
     manifest, plan = Gallery.read_manifest(path), path / PLAN
 
     def goes_on(file: Path) -> bool:
-        number = re.search(r"-(\d+)\.", file.name)
-        if number is None or int(number[1]) < manifest.next_part:
+        if names.number(file.name) < manifest.next_part:
             return False  # what a change took the place of
         try:
             return plan.is_file() or "source" in table.read_metadata(file)
@@ -390,11 +371,10 @@ def leftovers(path: Path | str, coming: Manifest | None = None) -> list[Path]:
     coming: a manifest that is to be committed, whose files are in place.
     """
     path = Path(path)
-    found = [each for folder in (path, path / TABLE) if folder.is_dir() for each in folder.glob(f"{TEMPORARY}*")]
-    if (path / MANIFEST).is_file():
-        manifest = Gallery.read_manifest(path)
+    found = own(path, names.UNFINISHED) + own(path / TABLE, names.UNFINISHED)
+    if (manifest := sound(path)) is not None:
         named = {each.name for each in manifest.generations} | set(manifest.files)
-        found += [each for each in (*path.glob("gen-*"), *path.glob(f"{REMOVED}*")) if each.name not in named]
+        found += [each for each in own(path, names.GENERATION, names.ROWS_REMOVED) if each.name not in named]
         found += set(_unnamed(path, manifest, *filter(None, [coming]))).difference(unfinished(path))
     return sorted(found)
 

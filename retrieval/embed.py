@@ -35,6 +35,7 @@ from index.create import existing, refuse_taken
 from index.errors import DamagedError, InputError, MismatchError
 from index.files import atomic_write, file_facts, only_writer, remove, sha256_file
 from index.gallery import MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
+from index.names import GENERATION, own
 from index.recipe import choose
 from index.table import ROWS_PER_PART, Layout, Part
 from retrieval import photos
@@ -260,7 +261,7 @@ def _build(
     first = old.manifest.next_part if old else 0
     _plan(path, identity | {"rows_per_part": str(rows_per_part)}, old is None, replace)
     remove_leftovers(path)
-    for unnamed in path.glob("gen-*") if old is None else ():  # killed just before its first commit
+    for unnamed in own(path, GENERATION) if old is None else ():  # killed just before its first commit
         remove(unnamed)
     for number, sound in enumerate(old.part_paths if old and broken else ()):
         kept = path / "table" / f"part-{first + number:05d}.parquet"

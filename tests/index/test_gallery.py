@@ -15,6 +15,7 @@ import pytest
 
 from index import catalogue, faults, table
 from index.build import build_generation
+from index.create import create
 from index.errors import DamagedError, GalleryError, InputError, UnknownNameError
 from index.files import TEMPORARY, file_facts, only_writer
 from index.gallery import (
@@ -283,6 +284,26 @@ def test_leftovers_are_no_faults_and_can_be_cleared(gallery: Gallery) -> None:
     remove_leftovers(gallery.path)
     assert leftovers(gallery.path) == []
     assert verify(gallery.path) == []
+
+
+def test_files_of_the_user_are_no_leftovers(gallery: Gallery, structured: np.ndarray) -> None:
+    path = gallery.path
+    mine = [path / name for name in (
+        "removed-list.csv", "removed-000001.csv", "model-mine.safetensors", "memory.safetensors.bak",
+        "models.safetensors", "rejected-reviewed.parquet", "gen-notes/a.txt", "gen-1/a.txt",
+        "table/part-mine.parquet", "table/part-00009.csv", ".tmp-mine-1", "table/.tmp-part-00009.csv-1",
+    )]  # fmt: skip
+    for each in mine:
+        each.parent.mkdir(exist_ok=True)
+        each.write_text("mine")
+    assert leftovers(path) == remains(path) == verify(path) == []
+    catalogue.remove(path, ["item-00003"])
+    catalogue.add(path, rows_of(["a"], structured[:1]))
+    catalogue.compact(path)
+    create(path, [rows_of(["a"], structured[:1])], replace=True)
+    (path / MANIFEST).write_bytes(b"{}")
+    create(path, [rows_of(["a"], structured[:1])], replace=True)
+    assert set(contents(path)) == {*Gallery.open(path).named_files(), path / MANIFEST, *mine}
 
 
 def test_files_are_named_as_the_manifest_says(gallery: Gallery) -> None:
