@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from index import names, table, vectors
 from index.errors import DamagedError, FsearchError, InputError, UnknownNameError
-from index.faults import faults, size_fault, wrong_size
+from index.faults import faults, file_fault, unreadable, wrong_size
 from index.files import atomic_write, being_written, remove
 from index.held import Held
 from index.hits import Rows
@@ -123,15 +123,15 @@ class Gallery:
             except (FileNotFoundError, NotADirectoryError):
                 raise DamagedError(f"{path}: missing; {self.remedy(path)}") from None
             except OSError as error:
-                raise DamagedError(f"{path}: cannot be read ({error.strerror}); {self.remedy(path)}") from error
+                raise DamagedError(unreadable(self, path, error)) from error
             if held.size != facts["bytes"]:
                 raise DamagedError(f"{wrong_size(path, held.size, facts)}; {self.remedy(path)}")
         assert self.removed is not None  # its checksum is looked at here: its name may come again after a compaction
 
     def _check_sizes(self) -> None:
         for path, facts in self.named_files().items():
-            if fault := size_fault(path, facts):
-                raise DamagedError(f"{fault}; {self.remedy(path)}")
+            if fault := file_fault(self, path, facts):
+                raise DamagedError(fault)
 
     def remedy(self, path: Path) -> str:
         """What to run when ``path``, a file of this gallery, is broken."""

@@ -33,6 +33,7 @@ from index.accelerate import chosen
 from index.build import build_generation, is_current, kept_kind
 from index.create import existing, refuse_taken
 from index.errors import DamagedError, InputError, MismatchError
+from index.faults import unreadable
 from index.files import atomic_write, file_facts, only_writer, remove, sha256_file
 from index.gallery import MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
 from index.names import GENERATION, own
@@ -255,7 +256,7 @@ def _build(
     broken: list[Path] = []
     if old is not None and not replace:
         _refuse_another(old, identity)
-        broken = [f for f, facts in old.named_files().items() if not f.is_file() or sha256_file(f) != facts["sha256"]]
+        broken = [file for file, facts in old.named_files().items() if _broken(old, file, facts)]
         if all(file.parent.name.startswith("gen-") for file in broken):
             return _as_it_is(old, index, bool(broken), progress)
     first = old.manifest.next_part if old else 0
@@ -347,6 +348,14 @@ def _refuse_another(old: Gallery, identity: dict[str, str]) -> None:
             raise MismatchError(
                 f"{old.path} {what} {has or 'none'}, this is {wanted}: choose another --gallery, or --replace this one"
             )
+
+
+def _broken(old: Gallery, file: Path, facts: dict[str, Any]) -> bool:
+    """Whether to make a file anew; DamagedError where this user may not read it."""
+    try:
+        return not file.is_file() or sha256_file(file) != facts["sha256"]
+    except PermissionError as error:
+        raise DamagedError(unreadable(old, file, error)) from error
 
 
 def _as_it_is(old: Gallery, index: dict[str, Any], broken: bool, progress: bool) -> Built:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import catalogue, faults, table
+from index import catalogue, faults, held, table
 from index.build import build_generation
 from index.create import create
 from index.errors import DamagedError, GalleryError, InputError, UnknownNameError
@@ -386,15 +386,25 @@ def test_what_cannot_be_read_is_one_line(gallery: Gallery, monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
+    def broken_disk(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
     with monkeypatch.context() as patch:
         patch.setattr(faults, "sha256_file", refuse)
         said = verify(gallery.path)
-    assert len(said) == len(gallery.named_files())
-    assert said[0].startswith(f"{gallery.part_paths[0]}: cannot be read (Permission denied); run `fsearch build-index")
+    mend = "cannot be read (Permission denied); mend that and run again"
+    assert said == [f"{file}: {mend}" for file in gallery.named_files()]
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "_open", refuse)
+        with pytest.raises(DamagedError, match=re.escape(f"{gallery.part_paths[0]}: {mend}")):
+            Gallery.open(gallery.path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", refuse)
-        with pytest.raises(DamagedError, match="cannot be read .Permission denied"):
+        with pytest.raises(DamagedError, match=re.escape(mend)):
             gallery.commit(gallery.manifest)
+    with monkeypatch.context() as patch:
+        patch.setattr(faults, "sha256_file", broken_disk)
+        assert "cannot be read (Input/output error); run `fsearch build-index photos" in verify(gallery.path)[0]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refuse)
         (fault,) = verify(gallery.path)

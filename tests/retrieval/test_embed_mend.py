@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -161,6 +162,19 @@ def test_a_damaged_part_is_noticed_by_verify_and_mended_by_build(
     assert sums(copy) == sums(shop)
     assert verify(copy) == []
     assert not build(garment_photos, copy, tiny_model).fresh
+
+
+def test_a_part_that_may_not_be_read_is_not_made_anew(
+    garment_photos: Path, tiny_model: Path, build: Callable[..., Any], copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    before = files_of(copy)
+    monkeypatch.setattr(embed, "sha256_file", refuse)
+    with pytest.raises(DamagedError, match=r"part-00000\.parquet: cannot be read \(Permission denied\); mend that and"):
+        build(garment_photos, copy, tiny_model)
+    assert files_of(copy) == before
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "memory.safetensors", "rejected.parquet"])
