@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from index import names, table, vectors
 from index.errors import DamagedError, FsearchError, InputError, UnknownNameError
 from index.faults import faults, file_fault, unreadable, wrong_size
-from index.files import atomic_write, being_written, remove
+from index.files import atomic_write, being_written, remove, sha256_file
 from index.held import Held
 from index.hits import Rows
 from index.manifest import Changes, Generation, Manifest, committed, sound, table_fingerprint, with_generation
@@ -115,6 +115,13 @@ class Gallery:
         """A path that leads to the file of ``role``, also where a writer has removed it since."""
         found = self.reading(self.file(role))
         return found.where if isinstance(found, Held) else found
+
+    def checked(self, role: str) -> Path:
+        """The same, for a small file: DamagedError where its checksum does not match."""
+        where, path = self.where(role), self.file(role)
+        if sha256_file(where) != self.manifest.files[path.name]["sha256"]:
+            raise DamagedError(f"{path}: damaged (its checksum does not match); {self.remedy(path)}")
+        return where
 
     def _hold(self) -> None:
         for path, facts in self.named_files().items():
