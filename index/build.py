@@ -26,6 +26,7 @@ from index.files import atomic_path, file_facts, remove, sha256_file
 from index.gallery import VECTORS, Gallery, Generation, remove_leftovers, with_generation
 from index.live import LiveIndex
 from index.manifest import Manifest, sound
+from index.names import GENERATION, number, own
 from index.recipe import TRAINABLE_FROM, Recipe, choose
 from index.trial import fitted, refuse_cap
 
@@ -144,7 +145,8 @@ def _generation(
     """
     manifest = gallery.manifest
     remove_leftovers(gallery.path, manifest)
-    name, found = manifest.next_generation, None
+    there = [number(each.name) for each in own(gallery.path, GENERATION)]  # a damaged manifest may name them
+    name, found = f"gen-{max([number(manifest.next_generation), *(1 + each for each in there)]):06d}", None
     with _taken_back(gallery.path, name):
         with atomic_path(gallery.path / name) as folder:
             folder.mkdir()

@@ -392,10 +392,11 @@ def remove_leftovers(path: Path | str, coming: Manifest | None = None) -> None:
         remove(each)
 
 
-def tidy(path: Path, manifest: Manifest | None) -> None:
-    """Remove what the gallery (None: nothing) does not name, parts of unfinished builds too."""
+def tidy(path: Path, manifest: Manifest | None, first: int = 0) -> None:
+    """Remove what the gallery does not name, parts of unfinished builds too (None: what has a number from first on)."""
     for file in _unnamed(path, *filter(None, [manifest])):
-        remove(file)
+        if manifest is not None or names.number(file.name) >= first:
+            remove(file)
     if manifest is not None:
         remove_leftovers(path)
     remove(path / PLAN)
