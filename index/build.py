@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from index.exact import ExactIndex
 from index.files import atomic_path, file_facts, remove, sha256_file
 from index.gallery import VECTORS, Gallery, Generation, remove_leftovers, with_generation
 from index.live import LiveIndex
-from index.manifest import Manifest
+from index.manifest import Manifest, sound
+from index.names import GENERATION, number, own
 from index.recipe import TRAINABLE_FROM, Recipe, choose
 from index.trial import fitted, refuse_cap
 
@@ -145,32 +147,46 @@ def _generation(
     """
     manifest = gallery.manifest
     remove_leftovers(gallery.path, manifest)
-    name, found = manifest.next_generation, None
-    with atomic_path(gallery.path / name) as folder:
-        folder.mkdir()
-        files = {VECTORS: _write_vectors(gallery, batches, folder / VECTORS, progress)}
-        if recipe.kind != "exact":
-            rows, dim = manifest.rows, manifest.layout.dim
-            mapped = vectors.mapped(folder / VECTORS, rows, dim)
-            recipe, index, copy = make(mapped)
-            _write_index(index, folder / INDEX)
-            scorer = vectors.scorer(folder / VECTORS, rows, dim)
-            passing = vectors.streamed(folder / VECTORS, rows, dim)
-            if copy is not None:
-                _write_index(copy, folder / COPY)
-                files[COPY] = file_facts(folder / COPY)
-            bare = ApproximateIndex(index, mapped, scorer=scorer, copy=copy)
-            curve = tuning.measure(bare, manifest.layout, manifest.weights, recipe.seed, progress, passing)
-            (folder / TUNING).write_text(curve.to_json(), encoding="utf-8")
-            if before is not None:
-                searched = ApproximateIndex(index, mapped, curve, scorer, copy)
-                found = drift.measure(searched, manifest.layout, manifest.weights, *before, recipe.seed)
-            files |= {each: file_facts(folder / each) for each in (INDEX, TUNING)}
-    generation = Generation(name, asdict(recipe), files, manifest.table_fingerprint, None, found, memory)
-    gallery.commit(with_generation(manifest, generation))
+    there = [number(each.name) for each in own(gallery.path, GENERATION)]  # a damaged manifest may name them
+    name, found = f"gen-{max([number(manifest.next_generation), *(1 + each for each in there)]):06d}", None
+    with _taken_back(gallery.path, name):
+        with atomic_path(gallery.path / name) as folder:
+            folder.mkdir()
+            files = {VECTORS: _write_vectors(gallery, batches, folder / VECTORS, progress)}
+            if recipe.kind != "exact":
+                rows, dim = manifest.rows, manifest.layout.dim
+                mapped = vectors.mapped(folder / VECTORS, rows, dim)
+                recipe, index, copy = make(mapped)
+                _write_index(index, folder / INDEX)
+                scorer = vectors.scorer(folder / VECTORS, rows, dim)
+                passing = vectors.streamed(folder / VECTORS, rows, dim)
+                if copy is not None:
+                    _write_index(copy, folder / COPY)
+                    files[COPY] = file_facts(folder / COPY)
+                bare = ApproximateIndex(index, mapped, scorer=scorer, copy=copy)
+                curve = tuning.measure(bare, manifest.layout, manifest.weights, recipe.seed, progress, passing)
+                (folder / TUNING).write_text(curve.to_json(), encoding="utf-8")
+                if before is not None:
+                    searched = ApproximateIndex(index, mapped, curve, scorer, copy)
+                    found = drift.measure(searched, manifest.layout, manifest.weights, *before, recipe.seed)
+                files |= {each: file_facts(folder / each) for each in (INDEX, TUNING)}
+        generation = Generation(name, asdict(recipe), files, manifest.table_fingerprint, None, found, memory)
+        gallery.commit(with_generation(manifest, generation))
     for old in manifest.generations:
         remove(gallery.path / old.name)
     return generation
+
+
+@contextmanager
+def _taken_back(path: Path, name: str) -> Iterator[None]:
+    """Where the body raises, a new generation goes, unless it was committed before."""
+    try:
+        yield
+    except BaseException:
+        manifest = sound(path)
+        if manifest is None or name not in [each.name for each in manifest.generations]:
+            remove(path / name)
+        raise
 
 
 def _old_and_new(gallery: Gallery, current: Generation) -> Iterable[Vectors]:

@@ -19,14 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from index import table
+from index import names, table
 from index.accelerate import chosen
 from index.build import build_generation, is_current
 from index.catalogue import TAIL_ROWS, Change, append, part_name, refuse_twice
 from index.errors import DamagedError, GalleryError, InputError, MismatchError
-from index.files import TEMPORARY, atomic_write, only_writer, remove
+from index.files import TEMPORARY, atomic_write, only_writer, remove, sha256_file
 from index.gallery import MANIFEST, PLAN, TABLE, Gallery, remove_leftovers, tidy
-from index.manifest import NO_MODEL, Changes, Manifest
+from index.manifest import NO_MODEL, Changes, Manifest, sound
+from index.names import own
 from index.recipe import choose
 from index.source import Source, Stream, opened
 from index.table import ROWS_PER_PART, Layout, Part
@@ -34,6 +35,7 @@ from index.table import ROWS_PER_PART, Layout, Part
 BLOCK = "vector"  # the name of the only block
 LONGEST = 1e18  # a block this long has no length in float32
 VECTORS_PLAN = "vectors"  # the key of building.json that says whose parts lie there
+FIRST, BESIDE = "first part", "gallery.json"  # others: the first of them, and the checksum of what they lie beside
 
 
 def create(
@@ -62,8 +64,8 @@ def create(
 
     A gallery of the very same files (name, size, time) and arguments is left as it is; another one is a MismatchError
     unless ``replace``: readers see the old one until the new one is whole. One whose gallery.json is damaged or lost
-    can only be replaced. Raises InputError, one line, for a source that cannot be used; nothing is left then. A killed
-    call begins again.
+    can only be replaced; until then nothing of it is touched. Raises InputError, one line, for a source that cannot be
+    used; nothing is left then. A killed call begins again.
     """
     path = Path(path)
     stream = opened(source, id_column, vector_column)
@@ -82,14 +84,10 @@ def create(
         old = _existing(path, stream.fingerprint, config, replace)
         if old is not None and not replace:
             return _as_it_is(old, kind, memory, device, seed, progress)
-        atomic_write(path / PLAN, json.dumps({VECTORS_PLAN: config}).encode())
-        remove_leftovers(path)
-        for unnamed in path.glob("gen-*") if old is None else ():  # killed just before its first commit
-            remove(unnamed)
+        first = begin(path, old, {VECTORS_PLAN: config})
         try:
-            number = old.manifest.next_part if old else 0
             footer = {"model": NO_MODEL["fingerprint"], "config": config}
-            parts = _write(path, stream, layout, table.schema(layout, stream.labels, []), footer, number, progress)
+            parts = _write(path, stream, layout, table.schema(layout, stream.labels, []), footer, first, progress)
             manifest = Manifest(
                 layout=layout,
                 attributes={},
@@ -107,7 +105,7 @@ def create(
             )
             build_generation(Gallery(path, manifest), kind, seed, progress, memory, device)
         finally:
-            _tidy(path)
+            _tidy(path, first)
         return Gallery.open(path)
 
 
@@ -139,7 +137,7 @@ def add_vectors(
             parts = _write(path, stream, manifest.layout, schema, footer, manifest.next_part, progress)
             return append(gallery, parts, tail_rows=tail_rows, progress=progress)
         finally:
-            _tidy(path)
+            tidy(path, Gallery.read_manifest(path))
 
 
 def parse_blocks(text: str) -> dict[str, int]:
@@ -154,7 +152,10 @@ def parse_blocks(text: str) -> dict[str, int]:
 
 
 def existing(path: Path, replace: bool) -> Gallery | None:
-    """The gallery at ``path``, whatever state its files are in; one whose manifest is damaged can only be replaced."""
+    """The gallery at ``path``, whatever state its files are in; one whose manifest is damaged can only be replaced.
+
+    None then: that manifest stays until the new one takes its place, in case it is restored instead.
+    """
     if not (path / MANIFEST).is_file():
         return None
     try:
@@ -162,19 +163,45 @@ def existing(path: Path, replace: bool) -> Gallery | None:
     except DamagedError as error:
         if not replace:
             raise DamagedError(f"{error}, with --replace") from None
-    atomic_write(path / PLAN, b"{}")  # from here on it is an unfinished build
-    remove(path / MANIFEST)
     return None
 
 
-def refuse_taken(path: Path, replace: bool) -> None:
-    """GalleryError where ``path``, without a manifest or a plan, holds anything but leftovers.
+def begin(path: Path, old: Gallery | None, plan: dict[str, str]) -> int:
+    """Note what is being made, clear what a killed writer left, and return the number of the first new part.
 
-    With ``replace`` a table's parts may lie there: a gallery that lost its gallery.json.
+    Without ``old`` it comes after all that lies there, which a gallery.json that is damaged or lost may name, unless
+    an unfinished build put that there: then the new build begins where that one did.
     """
-    if not path.exists() or (path.is_dir() and all(each.name.startswith(TEMPORARY) for each in path.iterdir())):
+    beside = sha256_file(path / MANIFEST) if (path / MANIFEST).is_file() else ""
+    first = old.manifest.next_part if old is not None else _first(path, beside)
+    atomic_write(path / PLAN, json.dumps({**plan, FIRST: str(first), BESIDE: beside}, indent=1).encode())
+    remove_leftovers(path)
+    for unnamed in own(path, names.GENERATION) if old is None and not first else ():
+        remove(unnamed)  # killed just before its first commit
+    return first
+
+
+def _first(path: Path, beside: str) -> int:
+    try:
+        begun = json.loads((path / PLAN).read_bytes())
+        if begun[BESIDE] == beside:
+            return int(begun[FIRST])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    there = [*own(path / TABLE, names.PART), *own(path, names.BESIDE, names.GENERATION)]
+    return 1 + max((names.number(each.name) for each in there), default=-1)
+
+
+def refuse_taken(path: Path, replace: bool) -> None:
+    """GalleryError where ``path``, without a plan, holds anything but leftovers.
+
+    With ``replace`` a gallery may lie there whose gallery.json is damaged, or the parts of one that lost it.
+    """
+    if (path / MANIFEST).is_file() or not path.exists():
         return
-    if not any((path / TABLE).glob("part-*.parquet")):
+    if path.is_dir() and all(each.name.startswith(TEMPORARY) for each in path.iterdir()):
+        return
+    if not own(path / TABLE, names.PART):
         raise GalleryError(f"{path} is there and is no gallery: choose another --gallery")
     if not replace:
         raise GalleryError(f"{path} has lost its {MANIFEST}: restore that file, or --replace builds the gallery anew")
@@ -211,13 +238,13 @@ def _as_it_is(
     """A gallery of the same vectors; its index is made anew if another kind or another cap is asked for."""
     if not is_current(old.manifest, kind, memory):
         build_generation(old, kind, seed, progress, memory, device)
-    _tidy(old.path)
+    tidy(old.path, Gallery.read_manifest(old.path))
     return Gallery.open(old.path)
 
 
-def _tidy(path: Path) -> None:
-    """Leave what the gallery names, and no folder where there is none."""
-    tidy(path, Gallery.read_manifest(path) if (path / MANIFEST).is_file() else None)
+def _tidy(path: Path, first: int) -> None:
+    """Leave what the gallery names or, where nobody knows that, what is numbered before ``first``; no empty folder."""
+    tidy(path, sound(path), first)
     if not (path / MANIFEST).is_file() and (path / TABLE).is_dir() and not any((path / TABLE).iterdir()):
         (path / TABLE).rmdir()
 

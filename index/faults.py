@@ -27,14 +27,25 @@ def wrong_size(path: Path, size: int, facts: dict[str, Any]) -> str:
     return f"{path}: damaged ({size} bytes, {facts['bytes']} expected)"
 
 
-def size_fault(path: Path, facts: dict[str, Any]) -> str | None:
+def unreadable(gallery: Gallery, path: Path, error: OSError) -> str:
+    """The line for a file that is there; one that this user may not read is no worse for it."""
+    remedy = "mend that and run again" if isinstance(error, PermissionError) else gallery.remedy(path)
+    return f"{path}: cannot be read ({error.strerror}); {remedy}"
+
+
+def file_fault(gallery: Gallery, path: Path, facts: dict[str, Any], whole: bool = False) -> str | None:
+    """What is wrong with the size, or with all, of a file that the gallery names, and what to run."""
     try:
         size = path.stat().st_size
+        if size != facts["bytes"]:
+            return f"{wrong_size(path, size, facts)}; {gallery.remedy(path)}"
+        if whole and sha256_file(path) != facts["sha256"]:
+            return f"{path}: damaged (its checksum does not match); {gallery.remedy(path)}"
     except (FileNotFoundError, NotADirectoryError):
-        return f"{path}: missing"
+        return f"{path}: missing; {gallery.remedy(path)}"
     except OSError as error:
-        return f"{path}: cannot be read ({error.strerror})"
-    return None if size == facts["bytes"] else wrong_size(path, size, facts)
+        return unreadable(gallery, path, error)
+    return None
 
 
 def column_fault(gallery: Gallery, file: Path) -> str | None:
@@ -58,15 +69,9 @@ def faults(gallery: Gallery) -> list[str]:
     found = []
     broken = set()
     for file, facts in gallery.named_files().items():
-        fault = size_fault(file, facts)
-        try:
-            if fault is None and sha256_file(file) != facts["sha256"]:
-                fault = f"{file}: damaged (its checksum does not match)"
-        except OSError as error:
-            fault = f"{file}: cannot be read ({error.strerror})"
-        if fault:
+        if fault := file_fault(gallery, file, facts, whole=True):
             broken.add(file)
-            found.append(f"{fault}; {gallery.remedy(file)}")
+            found.append(fault)
     for file, part in zip(gallery.part_paths, gallery.manifest.parts, strict=True):
         if file not in broken:
             found += _part_faults(gallery, file, part)

@@ -22,27 +22,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index import table, vectors
-from index.errors import DamagedError, FsearchError, GalleryError, InputError, UnknownNameError
-from index.faults import faults, size_fault, wrong_size
-from index.files import TEMPORARY, atomic_write, being_written, remove
+from index import names, table, vectors
+from index.errors import DamagedError, FsearchError, InputError, UnknownNameError
+from index.faults import faults, file_fault, unreadable, wrong_size
+from index.files import atomic_write, being_written, remove, sha256_file
 from index.held import Held
 from index.hits import Rows
-from index.manifest import MANIFEST, REMOVED, Changes, Generation, Manifest, table_fingerprint, with_generation
+from index.manifest import Changes, Generation, Manifest, committed, sound, table_fingerprint, with_generation
+from index.names import MANIFEST, MEMORY, MODEL, PLAN, REJECTED, TABLE, own
 
 _TAKE = pc.get_function("array_take")
 
 __all__ = [
-    "MANIFEST", "Changes", "Gallery", "Generation", "Manifest", "leftovers", "remains", "remove_leftovers",
-    "table_fingerprint", "tidy", "unfinished", "verify", "with_generation",
+    "MANIFEST", "MEMORY", "MODEL", "PLAN", "REJECTED", "TABLE", "Changes", "Gallery", "Generation", "Manifest",
+    "leftovers", "remains", "remove_leftovers", "table_fingerprint", "tidy", "unfinished", "verify", "with_generation",
 ]  # fmt: skip
 
-TABLE = "table"
 VECTORS = "vectors.f16"
-MODEL = "model.safetensors"
-MEMORY = "memory.safetensors"
-REJECTED = "rejected.parquet"
-PLAN = "building.json"  # what an unfinished build is making; gone once it is committed
 MANY_REMOVED = 0.3  # of the table's rows: a compaction then saves much
 FIRST_ROWS = 4096  # by which a column is judged: few values that repeat, or not
 MANY_PARTS = 200  # beyond twice the full ones: each costs every opening a little
@@ -79,20 +75,7 @@ class Gallery:
     @staticmethod
     def read_manifest(path: Path | str) -> Manifest:
         """The manifest alone, whatever state the files it names are in."""
-        path = Path(path)
-        try:
-            content = (path / MANIFEST).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            what = "no gallery here; make one"
-            if (path / PLAN).is_file():
-                what = "unfinished; go on"
-            elif any((path / TABLE).glob("part-*.parquet")):
-                what = f"has lost its {MANIFEST}; restore that file, or make it anew with --replace,"
-            raise GalleryError(f"{path}: {what} with `fsearch build-index PHOTOS --gallery {path}`") from None
-        except OSError as error:
-            why = f"cannot be read ({error.strerror}); mend that and run again"
-            raise GalleryError(f"{path / MANIFEST}: {why}") from error
-        return Manifest.from_bytes(content, path / MANIFEST)
+        return committed(path)
 
     def commit(self, manifest: Manifest) -> Gallery:
         """Make ``manifest`` the state of this gallery: the last step of a write, all or nothing. Returns it opened.
@@ -133,6 +116,13 @@ class Gallery:
         found = self.reading(self.file(role))
         return found.where if isinstance(found, Held) else found
 
+    def checked(self, role: str) -> Path:
+        """The same, for a small file: DamagedError where its checksum does not match."""
+        where, path = self.where(role), self.file(role)
+        if sha256_file(where) != self.manifest.files[path.name]["sha256"]:
+            raise DamagedError(f"{path}: damaged (its checksum does not match); {self.remedy(path)}")
+        return where
+
     def _hold(self) -> None:
         for path, facts in self.named_files().items():
             try:
@@ -140,15 +130,15 @@ class Gallery:
             except (FileNotFoundError, NotADirectoryError):
                 raise DamagedError(f"{path}: missing; {self.remedy(path)}") from None
             except OSError as error:
-                raise DamagedError(f"{path}: cannot be read ({error.strerror}); {self.remedy(path)}") from error
+                raise DamagedError(unreadable(self, path, error)) from error
             if held.size != facts["bytes"]:
                 raise DamagedError(f"{wrong_size(path, held.size, facts)}; {self.remedy(path)}")
         assert self.removed is not None  # its checksum is looked at here: its name may come again after a compaction
 
     def _check_sizes(self) -> None:
         for path, facts in self.named_files().items():
-            if fault := size_fault(path, facts):
-                raise DamagedError(f"{fault}; {self.remedy(path)}")
+            if fault := file_fault(self, path, facts):
+                raise DamagedError(fault)
 
     def remedy(self, path: Path) -> str:
         """What to run when ``path``, a file of this gallery, is broken."""
@@ -364,8 +354,7 @@ class Gallery:
 def _unnamed(path: Path, *manifests: Manifest) -> list[Path]:
     """The parts, and the files beside them, that none of these manifests names."""
     named = {file for manifest in manifests for file in Gallery(path, manifest).named_files()}
-    stems = (f"{TABLE}/part-*.parquet", "model*.safetensors", "memory*.safetensors", "rejected*.parquet")
-    return [file for stem in stems for file in path.glob(stem) if file not in named]
+    return [file for file in (*own(path / TABLE, names.PART), *own(path, names.BESIDE)) if file not in named]
 
 
 def unfinished(path: Path | str) -> list[Path]:
@@ -374,8 +363,7 @@ def unfinished(path: Path | str) -> list[Path]:
     manifest, plan = Gallery.read_manifest(path), path / PLAN
 
     def goes_on(file: Path) -> bool:
-        number = re.search(r"-(\d+)\.", file.name)
-        if number is None or int(number[1]) < manifest.next_part:
+        if names.number(file.name) < manifest.next_part:
             return False  # what a change took the place of
         try:
             return plan.is_file() or "source" in table.read_metadata(file)
@@ -391,11 +379,10 @@ def leftovers(path: Path | str, coming: Manifest | None = None) -> list[Path]:
     coming: a manifest that is to be committed, whose files are in place.
     """
     path = Path(path)
-    found = [each for folder in (path, path / TABLE) if folder.is_dir() for each in folder.glob(f"{TEMPORARY}*")]
-    if (path / MANIFEST).is_file():
-        manifest = Gallery.read_manifest(path)
+    found = own(path, names.UNFINISHED) + own(path / TABLE, names.UNFINISHED)
+    if (manifest := sound(path)) is not None:
         named = {each.name for each in manifest.generations} | set(manifest.files)
-        found += [each for each in (*path.glob("gen-*"), *path.glob(f"{REMOVED}*")) if each.name not in named]
+        found += [each for each in own(path, names.GENERATION, names.ROWS_REMOVED) if each.name not in named]
         found += set(_unnamed(path, manifest, *filter(None, [coming]))).difference(unfinished(path))
     return sorted(found)
 
@@ -406,10 +393,11 @@ def remove_leftovers(path: Path | str, coming: Manifest | None = None) -> None:
         remove(each)
 
 
-def tidy(path: Path, manifest: Manifest | None) -> None:
-    """Remove what the gallery (None: nothing) does not name, parts of unfinished builds too."""
+def tidy(path: Path, manifest: Manifest | None, first: int = 0) -> None:
+    """Remove what the gallery does not name, parts of unfinished builds too (None: what has a number from first on)."""
     for file in _unnamed(path, *filter(None, [manifest])):
-        remove(file)
+        if manifest is not None or names.number(file.name) >= first:
+            remove(file)
     if manifest is not None:
         remove_leftovers(path)
     remove(path / PLAN)

@@ -186,11 +186,34 @@ def is_graph(index: Any) -> bool:
 
 
 def add(index: Any, vectors: Float32) -> None:
-    """Add the next rows to ``empty``'s index, or to one without a map."""
-    if isinstance(index, faiss.IndexIDMap):
-        index.add_with_ids(vectors, np.arange(index.ntotal, index.ntotal + len(vectors)))
-    else:
-        index.add(vectors)
+    """Add the next rows to ``empty``'s index, or to one without a map, linked by their distances.
+
+    Walks go by inner products, whose nearest are the same for rows of one length, but rows as coded differ a little in
+    theirs. Where many are nearly equal the longest would be in all lists, and the others in none, so that no walk would
+    meet them: of 2,000 such rows among 20,000, walks of 2,048 then find 0.1 to 0.9 of ten neighbours, linked by
+    distance 0.8 to 1.0.
+    """
+    with _by_distance(within(index)):
+        if isinstance(index, faiss.IndexIDMap):
+            index.add_with_ids(vectors, np.arange(index.ntotal, index.ntotal + len(vectors)))
+        else:
+            index.add(vectors)
+
+
+@contextmanager
+def _by_distance(hnsw: Any) -> Iterator[None]:
+    """An HNSW index goes by Euclidean distance while this lasts, and by inner product again afterwards."""
+    _go_by(hnsw, faiss.METRIC_L2)
+    try:
+        yield
+    finally:
+        _go_by(hnsw, faiss.METRIC_INNER_PRODUCT)
+
+
+def _go_by(hnsw: Any, metric: int) -> None:
+    storage: Any = faiss.downcast_index(hnsw.storage)
+    hnsw.metric_type = storage.metric_type = metric
+    hnsw.hnsw.is_similarity = metric == faiss.METRIC_INNER_PRODUCT  # FAISS 1.14 asks the metric
 
 
 class Graph:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from index.errors import DamagedError, FsearchError, GalleryError
+from index.names import MANIFEST, PART, PLAN, TABLE, own
 from index.table import Layout, Part
 
 FORMAT = 4
-MANIFEST = "gallery.json"
 REMOVED = "removed-"  # removed-000007.npy: the rows of the table that are no longer in the gallery
 DRIFTED = 0.03  # recall on new rows this far below the promised one is drift; sampling alone moves it by about 0.01
 NO_MODEL = {"name": "none", "fingerprint": ""}
@@ -192,6 +192,32 @@ class Manifest:
             return cls(**body)
         except (ValueError, KeyError, TypeError, FsearchError) as error:
             raise DamagedError(f"{where}: damaged ({error}); build the gallery again") from error
+
+
+def committed(path: Path | str) -> Manifest:
+    """That of the gallery at ``path``."""
+    path = Path(path)
+    try:
+        content = (path / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        what = "no gallery here; make one"
+        if (path / PLAN).is_file():
+            what = "unfinished; go on"
+        elif own(path / TABLE, PART):
+            what = f"has lost its {MANIFEST}; restore that file, or make it anew with --replace,"
+        raise GalleryError(f"{path}: {what} with `fsearch build-index PHOTOS --gallery {path}`") from None
+    except OSError as error:
+        why = f"cannot be read ({error.strerror}); mend that and run again"
+        raise GalleryError(f"{path / MANIFEST}: {why}") from error
+    return Manifest.from_bytes(content, path / MANIFEST)
+
+
+def sound(path: Path) -> Manifest | None:
+    """The same; None where it is lost or damaged, so that nobody knows which files are the gallery's."""
+    try:
+        return committed(path) if (path / MANIFEST).is_file() else None
+    except DamagedError:
+        return None
 
 
 def _drop_defaults(body: dict[str, Any], defaults: dict[str, Any]) -> list[str]:

@@ -31,10 +31,12 @@ from tqdm import tqdm
 from index import table
 from index.accelerate import chosen
 from index.build import build_generation, is_current, kept_kind
-from index.create import existing, refuse_taken
+from index.create import begin, existing, refuse_taken
 from index.errors import DamagedError, InputError, MismatchError
+from index.faults import unreadable
 from index.files import atomic_write, file_facts, only_writer, remove, sha256_file
-from index.gallery import MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, remove_leftovers, tidy
+from index.gallery import MEMORY, MODEL, PLAN, REJECTED, Changes, Gallery, Manifest, tidy
+from index.names import PART, TABLE, number, own
 from index.recipe import choose
 from index.table import ROWS_PER_PART, Layout, Part
 from retrieval import photos
@@ -255,18 +257,16 @@ def _build(
     broken: list[Path] = []
     if old is not None and not replace:
         _refuse_another(old, identity)
-        broken = [f for f, facts in old.named_files().items() if not f.is_file() or sha256_file(f) != facts["sha256"]]
+        broken = [file for file, facts in old.named_files().items() if _broken(old, file, facts)]
         if all(file.parent.name.startswith("gen-") for file in broken):
             return _as_it_is(old, index, bool(broken), progress)
-    first = old.manifest.next_part if old else 0
-    _plan(path, identity | {"rows_per_part": str(rows_per_part)}, old is None, replace)
-    remove_leftovers(path)
-    for unnamed in path.glob("gen-*") if old is None else ():  # killed just before its first commit
-        remove(unnamed)
-    for number, sound in enumerate(old.part_paths if old and broken else ()):
-        kept = path / "table" / f"part-{first + number:05d}.parquet"
-        if sound not in broken and not kept.exists():
-            shutil.copyfile(sound, kept)  # a copy that was cut off is found out and made again
+    plan = identity | {"rows_per_part": str(rows_per_part)}
+    _refuse_unfinished(path, plan, old is None, replace)
+    first = begin(path, old, plan)
+    if old is None:
+        _keep([part for part in own(path / TABLE, PART) if number(part.name) < first], identity, first, rows_per_part)
+    elif broken:
+        _keep([part for part in old.part_paths if part not in broken], identity, first, rows_per_part)
     parts, rejected = embed(
         source, len(source), labels, network, path / "table", identity,
         first_part=first, rows_per_part=rows_per_part, detector=detector, progress=progress,
@@ -275,7 +275,7 @@ def _build(
     if not rows:
         for part in parts:
             remove(path / "table" / part.name)
-        _tidy(path, old)
+        _tidy(path, old, first)
         reasons = "; ".join(f"{r.path or r.id}: {r.reason}" for r in rejected[:3])
         raise InputError(f"{source.root}: none of {len(rejected)} photos can be read ({reasons}); check the folder")
     rejected += [Rejected(*missing) for missing in source.missing]
@@ -298,7 +298,7 @@ def _build(
         parts=parts,
         rows=rows,
         rejected=len(rejected),
-        files=_beside(path, network, rejected, "" if old is None else f"-{first:05d}"),
+        files=_beside(path, network, rejected, f"-{first:05d}" if old is not None or first else ""),
         generations=list(old.manifest.generations) if old else [],  # their names are taken; replaced by the new one
         created_by=f"fsearch {metadata.version('fsearch')}",
     )
@@ -349,6 +349,14 @@ def _refuse_another(old: Gallery, identity: dict[str, str]) -> None:
             )
 
 
+def _broken(old: Gallery, file: Path, facts: dict[str, Any]) -> bool:
+    """Whether to make a file anew; DamagedError where this user may not read it."""
+    try:
+        return not file.is_file() or sha256_file(file) != facts["sha256"]
+    except PermissionError as error:
+        raise DamagedError(unreadable(old, file, error)) from error
+
+
 def _as_it_is(old: Gallery, index: dict[str, Any], broken: bool, progress: bool) -> Built:
     """Keep a gallery of the same photos and model; its index is made anew if it is broken or another is asked for."""
     if not broken and is_current(old.manifest, index["kind"], index["memory"]):
@@ -356,17 +364,29 @@ def _as_it_is(old: Gallery, index: dict[str, Any], broken: bool, progress: bool)
     return Built(_reindex(old.path, seed=0, progress=progress, **index), old.manifest.rejected, True)
 
 
-def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> None:
-    """Note what is being built; refuse to go on with the parts of another build, or in a folder that is no gallery."""
+def _keep(parts: list[Path], identity: dict[str, str], first: int, rows_per_part: int) -> None:
+    """Parts that a gallery has of this very build already, under the names that its parts get from ``first`` on."""
+    for part in parts:
+        try:
+            footer = table.read_metadata(part)
+        except DamagedError:
+            continue
+        start = footer.get("span", "").partition("+")[0]
+        if start.isdigit() and {key: footer[key] for key in footer if key not in ("span", "rejected")} == identity:
+            kept = part.with_name(f"part-{first + int(start) // rows_per_part:05d}.parquet")
+            if not kept.exists():
+                shutil.copyfile(part, kept)  # a copy that was cut off is found out and made again
+
+
+def _refuse_unfinished(path: Path, identity: dict[str, str], new: bool, replace: bool) -> None:
+    """Refuse to go on with the parts of another build, or in a folder that is no gallery."""
     plan = path / PLAN
     if plan.is_file():
         try:
             begun = json.loads(plan.read_text(encoding="utf-8"))
         except ValueError:
             begun = {}
-        if begun == identity:
-            return
-        if not replace:
+        if not replace and any(begun.get(key) != identity[key] for key in identity):
             said = [
                 f"{key} {begun.get(key)}, this is {identity[key]}"
                 for key in identity
@@ -375,12 +395,11 @@ def _plan(path: Path, identity: dict[str, str], new: bool, replace: bool) -> Non
             raise MismatchError(f"{path} holds an unfinished build of {'; '.join(said)}: --replace begins again")
     elif new:
         refuse_taken(path, replace)
-    atomic_write(plan, json.dumps(identity, indent=1).encode())
 
 
-def _tidy(path: Path, gallery: Gallery | None) -> None:
-    """Remove what the gallery (None: nothing) does not name: parts and files that were replaced or never committed."""
-    tidy(path, gallery.manifest if gallery else None)
+def _tidy(path: Path, gallery: Gallery | None, first: int = 0) -> None:
+    """Remove parts and files that were replaced or never committed (see ``index.gallery.tidy``)."""
+    tidy(path, gallery.manifest if gallery else None, first)
     for folder in (path / "table", path):
         if gallery is None and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

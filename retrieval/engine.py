@@ -56,7 +56,7 @@ class Engine:
         manifest = gallery.manifest
         self.layout = manifest.layout
         self.names = Names(manifest.attributes, manifest.aliases)
-        self.memory = memory.read(gallery.where(MEMORY)) if manifest.has_model else memory.NONE
+        self.memory = memory.read(gallery.checked(MEMORY)) if manifest.has_model else memory.NONE
         self.index = open_index(gallery)
         self._searched = Knobs(self.index, nprobe, rerank) if nprobe or rerank else self.index
         self._columns = Columns(gallery)

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from index.approximate import ApproximateIndex
 from index.build import build_generation, open_index
 from index.errors import DamagedError, GalleryError, MismatchError
 from index.exact import ExactIndex
-from index.gallery import Gallery, leftovers, verify
+from index.gallery import MANIFEST, Gallery, leftovers, verify
 from index.hits import recall
+from tests.index.conftest import contents
 
 ROWS = 1500
 
@@ -189,6 +191,39 @@ def test_full_disk_while_faiss_writes(gallery: Gallery, monkeypatch: pytest.Monk
     assert (gallery.path / "gallery.json").read_bytes() == before
     assert leftovers(gallery.path) == []
     assert verify(gallery.path) == []
+
+
+@pytest.mark.parametrize("moment", ["rename", "commit"])
+def test_stopped_at_the_commit_no_generation_is_left(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    before, real = contents(gallery.path), os.replace
+
+    def stop(source: Any, target: Path) -> None:
+        if moment == "commit" and target.name == MANIFEST:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+        if moment == "rename":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt if moment == "rename" else GalleryError):
+        build_generation(gallery, "exact")
+    assert contents(gallery.path) == before
+
+
+def test_stopped_after_the_commit_the_generation_stays(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Gallery.commit
+
+    def committed(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Gallery, "commit", committed)
+    with pytest.raises(KeyboardInterrupt):
+        build_generation(gallery, "exact")
+    assert verify(gallery.path) == []
+    assert Gallery.open(gallery.path).manifest.generation == "gen-000002"
 
 
 def test_progress_is_quiet_without_a_terminal(gallery: Gallery, capfd: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_the_curve_is_what_searches_reach(opened: ApproximateIndex, structured: 
 
 def test_less_is_read_than_without_it(opened: ApproximateIndex) -> None:
     bare = ApproximateIndex(opened.index, opened.vectors, opened.tuning)
-    assert opened.bytes_scored(10, 256) == 256 * DIM + 20 * 2 * DIM
+    assert opened.bytes_scored(10, 256) == 256 * DIM + 14 * 2 * DIM
     assert bare.bytes_scored(10, 256) == 256 * 2 * DIM
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import catalogue, faults, table
+from index import catalogue, faults, held, table
 from index.build import build_generation
+from index.create import create
 from index.errors import DamagedError, GalleryError, InputError, UnknownNameError
 from index.files import TEMPORARY, file_facts, only_writer
 from index.gallery import (
@@ -285,6 +286,26 @@ def test_leftovers_are_no_faults_and_can_be_cleared(gallery: Gallery) -> None:
     assert verify(gallery.path) == []
 
 
+def test_files_of_the_user_are_no_leftovers(gallery: Gallery, structured: np.ndarray) -> None:
+    path = gallery.path
+    mine = [path / name for name in (
+        "removed-list.csv", "removed-000001.csv", "model-mine.safetensors", "memory.safetensors.bak",
+        "models.safetensors", "rejected-reviewed.parquet", "gen-notes/a.txt", "gen-1/a.txt",
+        "table/part-mine.parquet", "table/part-00009.csv", ".tmp-mine-1", "table/.tmp-part-00009.csv-1",
+    )]  # fmt: skip
+    for each in mine:
+        each.parent.mkdir(exist_ok=True)
+        each.write_text("mine")
+    assert leftovers(path) == remains(path) == verify(path) == []
+    catalogue.remove(path, ["item-00003"])
+    catalogue.add(path, rows_of(["a"], structured[:1]))
+    catalogue.compact(path)
+    create(path, [rows_of(["a"], structured[:1])], replace=True)
+    (path / MANIFEST).write_bytes(b"{}")
+    create(path, [rows_of(["a"], structured[:1])], replace=True)
+    assert set(contents(path)) == {*Gallery.open(path).named_files(), path / MANIFEST, *mine}
+
+
 def test_files_are_named_as_the_manifest_says(gallery: Gallery) -> None:
     for path, facts in gallery.named_files().items():
         assert file_facts(path) == {"bytes": facts["bytes"], "sha256": facts["sha256"]}
@@ -365,15 +386,25 @@ def test_what_cannot_be_read_is_one_line(gallery: Gallery, monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
+    def broken_disk(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
     with monkeypatch.context() as patch:
         patch.setattr(faults, "sha256_file", refuse)
         said = verify(gallery.path)
-    assert len(said) == len(gallery.named_files())
-    assert said[0].startswith(f"{gallery.part_paths[0]}: cannot be read (Permission denied); run `fsearch build-index")
+    mend = "cannot be read (Permission denied); mend that and run again"
+    assert said == [f"{file}: {mend}" for file in gallery.named_files()]
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "_open", refuse)
+        with pytest.raises(DamagedError, match=re.escape(f"{gallery.part_paths[0]}: {mend}")):
+            Gallery.open(gallery.path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", refuse)
-        with pytest.raises(DamagedError, match="cannot be read .Permission denied"):
+        with pytest.raises(DamagedError, match=re.escape(mend)):
             gallery.commit(gallery.manifest)
+    with monkeypatch.context() as patch:
+        patch.setattr(faults, "sha256_file", broken_disk)
+        assert "cannot be read (Input/output error); run `fsearch build-index photos" in verify(gallery.path)[0]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refuse)
         (fault,) = verify(gallery.path)

@@ -28,7 +28,7 @@ def plain(index: ApproximateIndex, queries: np.ndarray, nprobe: int, depth: int)
     params: faiss.SearchParameters = faiss.SearchParametersIVF(nprobe=nprobe)
     if isinstance(index.index, faiss.IndexPreTransform):
         params = faiss.SearchParametersPreTransform(index_params=params)
-    return index.index.search(queries, depth, params=params)
+    return index.index.search(index._alike(queries)[0], depth, params=params)
 
 
 def test_candidates_are_those_of_a_plain_faiss_search(index: ApproximateIndex, queries: np.ndarray) -> None:

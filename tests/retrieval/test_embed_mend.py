@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -12,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from index.errors import DamagedError, GalleryError, MismatchError
+from index.errors import DamagedError, GalleryError, InputError, MismatchError
 from index.gallery import Gallery, leftovers, verify
 from retrieval import embed
 from retrieval.datasets.readers import open_photos
 from retrieval.engine import Engine
 from retrieval.models import checkpoint
 from tests.conftest import files_of, flip, sums
+from tests.index.conftest import contents
 
 BUILD = """
 import json, os, signal, sys, torch
@@ -163,6 +165,19 @@ def test_a_damaged_part_is_noticed_by_verify_and_mended_by_build(
     assert not build(garment_photos, copy, tiny_model).fresh
 
 
+def test_a_part_that_may_not_be_read_is_not_made_anew(
+    garment_photos: Path, tiny_model: Path, build: Callable[..., Any], copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    before = files_of(copy)
+    monkeypatch.setattr(embed, "sha256_file", refuse)
+    with pytest.raises(DamagedError, match=r"part-00000\.parquet: cannot be read \(Permission denied\); mend that and"):
+        build(garment_photos, copy, tiny_model)
+    assert files_of(copy) == before
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "memory.safetensors", "rejected.parquet"])
 def test_what_lies_beside_the_table_is_mended_too(
     name: str, garment_photos: Path, tiny_model: Path, build: Callable[..., Any], copy: Path
@@ -207,14 +222,57 @@ def test_a_part_damaged_while_a_build_is_unfinished_is_made_again(
 
 
 def test_a_damaged_manifest_can_only_be_replaced(
-    garment_photos: Path, tiny_model: Path, shop: Path, build: Callable[..., Any], copy: Path
-) -> None:
+    garment_photos: Path, tiny_model: Path, shop: Path, build: Callable[..., Any], copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     flip(copy / "gallery.json")
     with pytest.raises(DamagedError, match=r"gallery.json: damaged.*--replace"):
         build(garment_photos, copy, tiny_model)
-    build(garment_photos, copy, tiny_model, replace=True)
+    monkeypatch.setattr(embed, "encode", _counting(calls := [], embed.encode))
+    made = build(garment_photos, copy, tiny_model, replace=True).gallery
+    assert calls == []  # the sound parts were kept
     assert sums(copy) == sums(shop)
-    assert files_of(copy) == files_of(shop)
+    assert files_of(copy) == {str(file.relative_to(copy)) for file in made.named_files()} | {"gallery.json"}
+    assert verify(copy) == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("how", ["photos", "encode", "index", "commit"])
+def test_a_replacement_of_a_damaged_gallery_that_stops_costs_nothing(
+    garment_photos: Path, other_model: Path, shop: Path, build: Callable[..., Any], copy: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, how: str, lost: bool,
+) -> None:  # fmt: skip
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if lost:
+        (copy / "gallery.json").unlink()
+    else:
+        flip(copy / "gallery.json")
+    before = contents(copy)
+    with monkeypatch.context() as patch:
+        if how == "photos":
+            (tmp_path / "empty").mkdir()
+            (tmp_path / "empty" / "a.jpg").write_bytes(b"none")
+            with pytest.raises(InputError, match="none of 1 photos can be read"):
+                build(tmp_path / "empty", copy, other_model, replace=True)
+            assert contents(copy) == before
+        else:
+            where = {"encode": (embed, "encode"), "index": (embed, "build_generation"), "commit": (Gallery, "commit")}
+            patch.setattr(*where[how], stop)
+            for _ in range(2):
+                with pytest.raises(KeyboardInterrupt):
+                    build(garment_photos, copy, other_model, replace=True)
+    now = contents(copy)
+    assert {file: now.get(file) for file in before} == before
+    back = Path(shutil.copytree(copy, tmp_path / "back"))
+    shutil.copyfile(shop / "gallery.json", back / "gallery.json")  # from a backup
+    assert verify(back) == []
+    assert sums(back) == sums(shop)
+    monkeypatch.setattr(embed, "encode", _counting(calls := [], embed.encode))
+    made = build(garment_photos, copy, other_model, replace=True).gallery
+    assert bool(calls) == (how in ("photos", "encode"))  # it goes on where it was interrupted
+    assert files_of(copy) == {str(file.relative_to(copy)) for file in made.named_files()} | {"gallery.json"}
     assert verify(copy) == []
 
 
@@ -225,9 +283,9 @@ def test_a_gallery_that_lost_its_manifest_can_only_be_replaced(
     with pytest.raises(GalleryError, match=r"has lost its gallery.json: restore that file, or --replace"):
         build(garment_photos, copy, tiny_model)
     assert len(files_of(copy)) == len(files_of(shop)) - 1
-    build(garment_photos, copy, tiny_model, replace=True)
+    made = build(garment_photos, copy, tiny_model, replace=True).gallery
     assert sums(copy) == sums(shop)
-    assert files_of(copy) == files_of(shop)
+    assert files_of(copy) == {str(file.relative_to(copy)) for file in made.named_files()} | {"gallery.json"}
     assert verify(copy) == []
 
 

@@ -21,6 +21,7 @@ from index.hits import TIE_TOLERANCE
 from retrieval.engine import Engine, Hit, Result
 from retrieval.models import checkpoint, memory
 from retrieval.query import Request
+from tests.conftest import flip
 
 DEFAULT = {"look": 1.0, "category": 1.0, "color": 1.5, "pattern": 1.0, "sleeve": 1.0}
 
@@ -266,6 +267,12 @@ def test_galleries_that_cannot_be_opened(shop: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(shop, tmp_path / "copy"))
     (copy / "memory.safetensors").write_bytes(b"x" * (copy / "memory.safetensors").stat().st_size)
     with pytest.raises(DamagedError, match="memory.safetensors: damaged"):
+        Engine.open(copy)
+
+
+def test_a_memory_with_a_flipped_byte_is_refused(copy: Path) -> None:
+    flip(copy / "memory.safetensors", 0.9)  # among the numbers: the file can still be read
+    with pytest.raises(DamagedError, match=r"memory\.safetensors: damaged \(its checksum .* run `fsearch build-index"):
         Engine.open(copy)
 
 
