@@ -268,3 +268,17 @@ def test_pairs_lead_from_one_place_to_another(structured: np.ndarray) -> None:
     starts = np.array([block.start for block in LAYOUT.blocks])
     one, several = (lists_of(approximate.build(structured, recipe, blocks)) for blocks in (None, starts))
     assert sum(map(len, several)) > sum(map(len, one)) + 2000
+
+
+def test_nearly_equal_rows_are_found(structured: np.ndarray) -> None:
+    """Of many such rows, no few may be in all lists: linked by inner product, the rows of greatest length would be."""
+    some = as_float32(structured)
+    rng = np.random.default_rng(2)
+    rows = np.sort(rng.choice(len(some), len(some) // 5, replace=False))
+    away = rng.standard_normal((len(rows), some.shape[1]), dtype=np.float32)
+    some[rows] = some[rows[0]] + 0.05 * np.linalg.norm(some[rows[0]]) * away / np.sqrt(some.shape[1])
+    some /= np.linalg.norm(some, axis=1, keepdims=True)
+    near = some.astype(np.float16)
+    index = ApproximateIndex(approximate.build(near, choose(len(near), near.shape[1], "graph")), near)
+    queries = as_float32(near[rows[::10]])
+    assert reached(index, queries, index.search(queries, 10, nprobe=2048, rerank=1024), 10) > 0.9
