@@ -236,7 +236,14 @@ class ApproximateIndex:
         if setting.exact:
             return exact_search(self.vectors, queries, k, rows)
         depth = min(max(setting.rerank * (1 if rows is None else FILTER_MARGIN), k), allowed)
-        if rows is None and self._refined is not None and k <= n and setting.nprobe <= self.base.alone:
+        by_faiss = rows is None and self._refined is not None and k <= n and setting.nprobe <= self.base.alone
+        at_once = max(1, CANDIDATES_AT_ONCE // (depth if by_faiss else max(depth, self.base.most)))
+        if len(queries) > at_once:
+            parts = [
+                self._search(queries[at : at + at_once], k, setting, rows) for at in range(0, len(queries), at_once)
+            ]
+            return Hits(*(np.concatenate([getattr(each, of) for each in parts]) for of in ("rows", "scores", "counts")))
+        if by_faiss and self._refined is not None:
             params = self._faiss_parameters(setting.nprobe, depth, k)
             if len(queries) >= ORDERED_FROM and setting.nprobe >= self._ordered_from:
                 order = graph.walk_order(queries)
@@ -245,21 +252,19 @@ class ApproximateIndex:
             else:
                 alike, factors = self._alike(queries)
                 scores, found = self._refined.search(alike, k, params=params)
-                scores = scores if factors is None else scores * factors
+                if factors is not None:
+                    with np.errstate(over="ignore"):  # of what FAISS pads with
+                        scores *= factors
             if (found[0, -1] if len(found) == 1 else found[:, -1].min()) >= 0:  # FAISS pads with -1
                 return Hits.ordered(found, scores)
         if rows is not None and self._brute_force_is_cheaper(len(rows), len(queries), setting.nprobe, depth):
             return exact_search(self.vectors, queries, k, rows)
-        keys = np.zeros((len(queries), min(k, depth)), np.uint64)
-        at_once = max(1, CANDIDATES_AT_ONCE // max(depth, self.base.most))
-        for start in range(0, len(queries), at_once):
-            part = slice(start, start + at_once)
-            found = self.candidates(queries[part], setting.nprobe, depth, rows, at_least=min(k, allowed))
-            keys[part] = self._rerank(queries[part], found, keys.shape[1])
-            short = start + np.flatnonzero((found >= 0).sum(axis=1) < min(k, allowed))
-            if len(short):  # lists count their rows beforehand; a walk does not
-                exact = exact_search(self.vectors, queries[short], keys.shape[1], rows)
-                keys[short] = np.where(exact.rows >= 0, rank_keys(exact.scores, np.maximum(exact.rows, 0)), 0)
+        found = self.candidates(queries, setting.nprobe, depth, rows, at_least=min(k, allowed))
+        keys = self._rerank(queries, found, min(k, depth))
+        short = np.flatnonzero((found >= 0).sum(axis=1) < min(k, allowed))
+        if len(short):  # lists count their rows beforehand; a walk does not
+            exact = exact_search(self.vectors, queries[short], keys.shape[1], rows)
+            keys[short] = np.where(exact.rows >= 0, rank_keys(exact.scores, np.maximum(exact.rows, 0)), 0)
         return Hits.from_keys(keys, k)
 
     def release(self) -> None:

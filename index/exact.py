@@ -66,7 +66,8 @@ def search(
     """
     queries = checked(queries, batches.shape[1] if isinstance(batches, np.ndarray) else queries.shape[-1], k, rows)
     queries, columns = _asked_for(queries)
-    best: Keys = np.zeros((len(queries), k), np.uint64)
+    there = len(rows) if rows is not None else len(batches) if isinstance(batches, np.ndarray) else k
+    best: Keys = np.zeros((len(queries), max(1, min(k, there))), np.uint64)
     worst = np.full(len(queries), -np.inf, np.float32)  # the k-th score so far: lower ones need no key
     groups = _alike(queries)
     for ids, block in _blocks(batches, rows, columns):
@@ -76,7 +77,7 @@ def search(
             keys = _keys_above(scores, ids, worst[part])
             if keys.shape[1]:
                 merged = np.concatenate([best[part], keys], axis=1)
-                best[part] = np.partition(merged, merged.shape[1] - k, axis=1)[:, -k:]
+                best[part] = np.partition(merged, keys.shape[1], axis=1)[:, keys.shape[1] :]
                 worst[part] = _last_scores(best[part])
     return Hits.from_keys(best, k)
 

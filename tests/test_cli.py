@@ -398,6 +398,8 @@ def test_a_bench_without_labels(garment_photos: Path, tiny_model: Path, tmp_path
         (["explain", "a.jpg"], "Missing option '--attribute'"),
         (["explain", "-a", "sleeve"], "Missing argument 'PHOTO...'"),
         (["explain", "a.jpg", "-a", "sleeve", "--branches"], "do not go together"),
+        (["explain", "a.jpg", "--branches", "--method", "grad-cam"], "not with --value or --method"),
+        (["bench", "--seed", "-1"], "-1 is not in the range"),
         (["bench", "--save", "bench.png"], "ends in .html"),
         (["serch"], "No such command"),
         (["add"], "Missing argument 'PHOTOS'"),
@@ -419,3 +421,7 @@ def test_an_interrupted_command_says_that_it_can_go_on(monkeypatch: pytest.Monke
     assert result.stderr == "fsearch: interrupted; the same command goes on where it stopped\n"
     monkeypatch.setattr("retrieval.engine.Engine.open", stop)
     assert run("duplicates").stderr == "fsearch: interrupted; nothing was written\n"
+    for name in ("remove", "compact"):
+        monkeypatch.setattr(f"index.catalogue.{name}", stop)
+        words = (name, "a") if name == "remove" else (name,)
+        assert run(*words).stderr.endswith("all of it was done or nothing: `fsearch info` says which\n")

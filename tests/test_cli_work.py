@@ -1,4 +1,4 @@
-"""Long work from the command line: interrupted and resumed, and where the memory allowed does not suffice."""
+"""Work from the command line: interrupted and resumed, where memory does not suffice, or results have no place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from index import create, ranges
 from index.gallery import Gallery
 from index.recipe import Recipe
 from index.synthetic import vectors
 from index.table import Layout
-from tests.test_cli import run
+from tests.test_cli import refused, run
 
 
 def test_interrupted_duplicates_go_on(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +77,32 @@ def test_added_beyond_the_cap_is_there_and_the_advice_works(tmp_path: Path, monk
         assert re.search(rf"2,000 vectors, 64 dimensions, ({kinds}) index", result.stdout)
         assert run("add", more, "--vectors", "e", "-g", copy).stdout.count("\n") == 1
         assert Gallery.open(copy).manifest.indexed == 2500
+
+
+def test_what_is_written_never_replaces_what_is_read(shop: Path, tmp_path: Path, garment_photos: Path) -> None:
+    queries, photo = tmp_path / "q.csv", tmp_path / "q.png"
+    queries.write_text("id\ns00001-0\n")
+    Image.new("RGB", (60, 80), "red").save(photo)
+    before = queries.read_bytes(), photo.read_bytes()
+    for words in (
+        ("query", "--batch", queries, "--out", queries, "-g", shop),
+        ("query", photo, "--save", photo, "-g", shop),
+        ("explain", photo, "-a", "color", "--save", photo, "-g", shop),
+        ("detect", photo, "--save", photo),
+    ):
+        assert "is what is read; choose another name" in refused(*words)
+    assert before == (queries.read_bytes(), photo.read_bytes())
+    (tmp_path / "taken.csv").mkdir()
+    assert "taken.csv: a folder" in refused("query", "--batch", queries, "--out", tmp_path / "taken.csv", "-g", shop)
+    assert "there is no folder" in refused("bench", "--out", tmp_path / "none" / "b.json", "-g", shop)
+    assert "saved as .json" in refused("bench", "--out", tmp_path / "b.csv", "-g", shop)
+
+
+def test_a_full_standard_output_is_one_line(shop: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "cli", "info", "-g", str(shop)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 1
+    assert done.stderr == "fsearch: the output cannot be written (No space left on device)\n"

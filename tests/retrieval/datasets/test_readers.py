@@ -385,3 +385,21 @@ def test_parquet_at_fault(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(PhotoError, match="row 0 cannot be read"):
         decode(photos[0].source)
+
+
+def test_labels_name_no_photo_outside_the_folder(tmp_path: Path) -> None:
+    fill(tmp_path, "in/a.jpg", "out/o.jpg", "out/p.jpg")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"path,color\na.jpg,red\n{tmp_path}/out/o.jpg,blue\n../out/p.jpg,green\n")
+    source = open_photos(tmp_path / "in", labels)
+    assert ids(source) == ["a.jpg"]
+    assert len(source.missing) == 2
+
+
+def test_a_quotation_mark_that_is_never_closed_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    labels = tmp_path / "labels.csv"
+    labels.write_text('id,color\na,red\nb,"blue\nc,green\n')
+    assert "a quotation mark of line 3 is never closed" in complaint(tmp_path, labels)
+    labels.write_text('id,size\na,12" wide\nb,"9"" wide"\nc,1\n')  # an odd number of them, and all of them closed
+    assert open_photos(tmp_path, labels).rows["size"].to_pylist() == ['12" wide', '9" wide', "1"]

@@ -298,7 +298,7 @@ def test_another_ending_or_place_is_one_line_and_writes_nothing(tmp_path: Path) 
         save_report(tmp_path / "a.png", "t", {}, [], [])
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "taken.html").mkdir()
-    with pytest.raises(FsearchError, match="cannot be written"):
+    with pytest.raises(FsearchError, match="a folder; give the name of a file"):
         save_sheet(tmp_path / "taken.html", [a_row()], "t", {})
     assert [path.name for path in tmp_path.iterdir()] == ["taken.html"]
     save_sheet(str(tmp_path / "UPPER.HTML"), [a_row()], "t", {})
