@@ -427,3 +427,18 @@ def test_every_flipped_byte_is_noticed(path: Path, structured: np.ndarray) -> No
             content[at] ^= bit
         file.write_bytes(content)
     assert verify(path) == []
+
+
+def test_an_index_that_cannot_be_extended_takes_nothing_back(
+    path: Path, structured: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise GalleryError("gen-000002: cannot be written (No space left on device); mend that and run again")
+
+    monkeypatch.setattr(catalogue, "extend_generation", full)
+    change = catalogue.add(path, rows_of(["a", "b"], structured[:2]), tail_rows=1)
+    assert change.added == 2
+    assert change.short.startswith("2 rows behind the index are searched exactly")
+    assert "No space left on device" in change.short
+    assert Gallery.open(path).rows_of(["a", "b"]).tolist() == [1500, 1501]
+    assert verify(path) == []

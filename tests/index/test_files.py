@@ -78,7 +78,7 @@ def test_bytes_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytes
     assert steps == ["fsync", "replace", "fsync"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EFBIG, errno.EIO])
 def test_disk_that_takes_nothing_is_one_line(tmp_path: Path, code: int) -> None:
     with pytest.raises(GalleryError, match=os.strerror(code)), atomic_path(tmp_path / "file"):
         raise OSError(code, os.strerror(code))
@@ -145,3 +145,35 @@ def test_a_folder_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
     with pytest.raises(InputError), only_writer(tmp_path / "new"):
         raise InputError("nothing to write")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_refused_writer_leaves_the_folder_to_the_one_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that both found no folder: the second must not take away what the first one holds."""
+    path = tmp_path / "gallery"
+    with only_writer(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(os.path, "exists", lambda _: False)
+            with pytest.raises(GalleryError, match="another process is writing it"), only_writer(path):
+                pass
+        assert path.is_dir()
+
+
+def test_a_lock_on_a_folder_that_is_gone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "gallery", os.open
+
+    def late(name: Path, *flags: int) -> int:
+        handle = real(name, *flags)
+        if name == path:  # whoever made it failed, took it away, and a third one made it anew
+            path.rmdir()
+            path.mkdir()
+        return handle
+
+    path.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", late)
+        with pytest.raises(GalleryError, match="another process is writing it"), only_writer(path):
+            pass
+    with only_writer(path):
+        pass

@@ -154,3 +154,23 @@ def test_candidates_that_run_out_are_looked_for(structured: np.ndarray, tmp_path
     asked = as_float32(few[:200])
     for k, rerank in ((1, 1000), (30, 1000), (60, 1), (200, 500)):
         check(index, asked, index.search(asked, k, nprobe=1, rerank=rerank), k)
+
+
+@pytest.mark.parametrize("rows", [None, np.arange(0, ROWS, 2)])
+def test_no_more_candidates_are_held_than_allowed(
+    opened: ApproximateIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch, rows: np.ndarray | None
+) -> None:
+    queries = queries[:50]
+    whole = opened.search(queries, 10, nprobe=12, rerank=64, rows=rows)
+    asked: list[int] = []
+    real = ApproximateIndex._search
+
+    def spied(self: ApproximateIndex, some: np.ndarray, *rest: object) -> object:
+        asked.append(len(some))
+        return real(self, some, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ApproximateIndex, "_search", spied)
+    monkeypatch.setattr(approximate, "CANDIDATES_AT_ONCE", 640)
+    same(opened.search(queries, 10, nprobe=12, rerank=64, rows=rows), whole)
+    assert asked[0] == 50
+    assert max(asked[1:]) <= 10
