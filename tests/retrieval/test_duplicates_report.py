@@ -108,8 +108,8 @@ def test_the_summary_and_the_page(doubled: Engine, tmp_path: Path) -> None:
     save_groups(tmp_path / "page.png", doubled, report)
     with Image.open(tmp_path / "page.png") as image:
         assert image.size > (600, 300)
-    empty = duplicates.find(doubled, 0.99, {"look": 1e-9, "color": 1e9})
-    assert empty.weights["color"] == 1.5e9
+    empty = duplicates.find(doubled, 0.99, {"look": 1e-6, "color": 1e6})
+    assert empty.weights["color"] == 1.5e6
 
 
 def test_what_cannot_be_asked(engine: Engine) -> None:
