@@ -28,16 +28,21 @@ def path(tmp_path: Path, structured: np.ndarray) -> Path:
     return catalogue.remove(path, ["v1"]).gallery.path
 
 
+def harm(manifest: Path, lost: bool) -> None:
+    """Take it away, or flip a byte of it."""
+    if lost:
+        manifest.unlink()
+    else:
+        flip(manifest, 0.1)
+
+
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("how", ["rows", "index", "commit"])
 def test_a_replacement_that_fails_costs_nothing(
     path: Path, structured: np.ndarray, monkeypatch: pytest.MonkeyPatch, how: str, lost: bool
 ) -> None:
     manifest, whole, new = path / "gallery.json", contents(path), rows_of(["a", "b"], structured[:2])
-    if lost:
-        manifest.unlink()
-    else:
-        flip(manifest, 0.1)
+    harm(manifest, lost)
     before, real = contents(path), os.replace
 
     def full(source: Any, target: Path) -> None:
@@ -63,10 +68,7 @@ def test_a_replacement_that_is_killed_costs_nothing(
     path: Path, structured: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     manifest, whole, new = path / "gallery.json", contents(path), rows_of(["a", "b"], structured[:2])
-    if lost:
-        manifest.unlink()
-    else:
-        flip(manifest, 0.1)
+    harm(manifest, lost)
     with monkeypatch.context() as patch:
         patch.setattr(create, "_tidy", lambda *_: None)
         patch.setattr(create, "build_generation", interrupted)
